@@ -1,0 +1,25 @@
+"""Importing this module registers every upsampler in MMCV's registries.
+
+Afterwards ``mmcv.cnn.build_upsample_layer(dict(type='DySample'), in_channels=256, scale_factor=2)``
+and ``type='DySample'`` in any config work. mmcv 2.x looks upsamplers up in mmengine's ``MODELS``,
+mmcv 1.x in ``mmcv.cnn.UPSAMPLE_LAYERS``.
+"""
+
+from __future__ import annotations
+
+from mmdysample.registry import get_upsampler, list_upsamplers
+
+try:
+    import mmcv
+except ImportError as error:
+    raise ImportError(
+        "mmdysample.mmcv needs mmcv (1.x or 2.x): pip install 'mmdysample[mmdet]' brings it"
+    ) from error
+
+if int(mmcv.__version__.split(".")[0]) >= 2:
+    from mmengine.registry import MODELS as UPSAMPLE_LAYERS
+else:
+    from mmcv.cnn import UPSAMPLE_LAYERS
+
+for _name in list_upsamplers():
+    UPSAMPLE_LAYERS.register_module(name=_name, module=get_upsampler(_name))

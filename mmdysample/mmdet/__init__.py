@@ -1,0 +1,13 @@
+"""Hosts for mmdet: ``custom_imports = dict(imports=['mmdysample.mmdet'])`` in a config."""
+
+try:
+    import mmdet  # noqa: F401 - only to say what is missing
+except ImportError as error:
+    raise ImportError(
+        f"mmdysample.mmdet needs mmdet 3.x: pip install 'mmdysample[mmdet]' ({error})"
+    ) from error
+
+import mmdysample.mmcv  # noqa: F401 - registers the upsamplers
+from mmdysample.mmdet.fpn import UpsampleFPN
+
+__all__ = ["UpsampleFPN"]

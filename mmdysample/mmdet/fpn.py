@@ -1,0 +1,117 @@
+"""FPN whose top-down path is built of upsamplers."""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from mmcv.cnn import ConvModule
+from mmdet.models.necks import FPN
+from mmdet.registry import MODELS
+from mmengine.model import ModuleList
+from torch import Tensor
+
+from mmdysample.registry import build_upsampler
+from mmdysample.state_dict import count_stages
+
+
+@MODELS.register_module()
+class UpsampleFPN(FPN):
+    """mmdet's FPN with a configurable upsampler at every stage of the top-down path.
+
+    Args:
+        upsample_cfg: ``dict(type='DySample', ...)``: what every stage is built from. The guide of a
+            stage is the lateral that its result is added to. 'Nearest' gives mmdet's FPN.
+        top_down_extra_levels: whether the levels beyond the backbone's join the top-down path, as
+            they do in mmdet's FPN_CARAFE: each is a 3x3 stride-2 convolution, of the last input and
+            then of the level before, that gets an upsampling stage and an output convolution like
+            the others. With four inputs and ``num_outs=5`` this makes four stages (the layout of
+            the DySample paper's Table 6) in place of three with a max-pooled fifth output.
+        *args, **kwargs: as for mmdet's FPN.
+
+    State-dict names: ``upsample_modules.N`` is the stage whose result is added to lateral N.
+    """
+
+    def __init__(
+        self,
+        *args,
+        upsample_cfg: dict | None = None,
+        top_down_extra_levels: bool = False,
+        conv_cfg: dict | None = None,
+        norm_cfg: dict | None = None,
+        act_cfg: dict | None = None,
+        **kwargs,
+    ) -> None:
+        layers = dict(conv_cfg=conv_cfg, norm_cfg=norm_cfg, act_cfg=act_cfg)
+        super().__init__(*args, **layers, **kwargs)
+        self.upsample_cfg = dict(type="Nearest") if upsample_cfg is None else upsample_cfg
+        if top_down_extra_levels:
+            if self.add_extra_convs:
+                raise ValueError(
+                    "top_down_extra_levels=True and add_extra_convs="
+                    f"{self.add_extra_convs!r} both say what the extra levels are; choose one"
+                )
+            self._add_extra_levels(layers)
+        self.upsample_modules = ModuleList(
+            build_upsampler(
+                self.upsample_cfg, self.out_channels, 2, guide_channels=self.out_channels
+            )
+            for _ in self.lateral_convs[1:]
+        )
+
+    def _add_extra_levels(self, layers: dict) -> None:
+        lateral_layers = layers | dict(norm_cfg=None) if self.no_norm_on_lateral else layers
+        channels, out_channels = self.in_channels[self.backbone_end_level - 1], self.out_channels
+        for _ in range(self.num_outs - len(self.lateral_convs)):
+            self.lateral_convs.append(
+                ConvModule(channels, out_channels, 3, 2, 1, inplace=False, **lateral_layers)
+            )
+            self.fpn_convs.append(
+                ConvModule(out_channels, out_channels, 3, 1, 1, inplace=False, **layers)
+            )
+            channels = out_channels
+
+    def forward(self, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        """Feature maps of the backbone, fine to coarse -> ``num_outs`` maps, fine to coarse."""
+        if len(inputs) != len(self.in_channels):
+            raise ValueError(
+                f"UpsampleFPN takes {len(self.in_channels)} feature maps of {self.in_channels} "
+                f"channels, got {len(inputs)}"
+            )
+        inputs = inputs[self.start_level : self.backbone_end_level]
+        laterals = [conv(x) for conv, x in zip(self.lateral_convs, inputs, strict=False)]
+        extra = inputs[-1]
+        for conv in self.lateral_convs[len(inputs) :]:
+            extra = conv(extra)
+            laterals.append(extra)
+
+        for level in range(len(laterals) - 1, 0, -1):
+            finer = laterals[level - 1]
+            upsample = self.upsample_modules[level - 1]
+            laterals[level - 1] = finer + upsample(laterals[level], guide=finer)
+
+        outs = [conv(x) for conv, x in zip(self.fpn_convs, laterals, strict=False)]
+        self._append_extra_outs(outs, laterals, inputs)
+        return tuple(outs)
+
+    def _append_extra_outs(self, outs: list, laterals: list, inputs: tuple) -> None:
+        """Levels outside the top-down path: max-pooled or convolved from the coarsest one."""
+        if not self.add_extra_convs:
+            while len(outs) < self.num_outs:
+                outs.append(F.max_pool2d(outs[-1], 1, stride=2))
+            return
+        sources = dict(on_input=inputs[-1], on_lateral=laterals[-1], on_output=outs[-1])
+        extra = sources[self.add_extra_convs]
+        for i, conv in enumerate(self.fpn_convs[len(laterals) :]):
+            outs.append(conv(F.relu(extra) if i and self.relu_before_extra_convs else extra))
+            extra = outs[-1]
+
+    def _load_from_state_dict(self, state_dict, prefix, *args, **kwargs) -> None:
+        # A stage lies between two laterals: also a checkpoint of parameter-free stages tells.
+        laterals = count_stages(state_dict, prefix + "lateral_convs.")
+        if laterals and laterals != len(self.lateral_convs):
+            raise ValueError(
+                f"the checkpoint's FPN has {laterals - 1} upsampling stages ({laterals} laterals), "
+                f"this one has {len(self.lateral_convs) - 1}. A checkpoint of four stages needs "
+                "top_down_extra_levels=True (configs named *_fpn-p6_*), one of three stages "
+                "top_down_extra_levels=False"
+            )
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)

@@ -1,0 +1,73 @@
+"""SegFormer's head, climbing to the finest level by x2 stages."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from mmengine.model import ModuleList
+from mmseg.models.decode_heads import SegformerHead
+from mmseg.registry import MODELS
+from torch import Tensor
+
+from mmdysample.registry import build_upsampler
+from mmdysample.state_dict import count_stages, rename_prefix
+from mmdysample.upsamplers import Upsampler
+
+
+@MODELS.register_module()
+class UpsampleSegformerHead(SegformerHead):
+    """mmseg's SegformerHead with a configurable upsampler.
+
+    Where SegformerHead resizes each projected level to the finest in one interpolation, this one
+    climbs by a factor of 2 a stage: c4 -> c3 -> c2 -> c1, c3 -> c2 -> c1, c2 -> c1, six stages with
+    parameters of their own (DySample paper, section 4.1). The guide of a stage is the projected
+    level whose size it climbs to. Fixed interpolations reach any size at once and do so.
+
+    Args:
+        upsample_cfg: ``dict(type='DySample', ...)``. None means SegformerHead's interpolation.
+        **kwargs: as for mmseg's SegformerHead.
+
+    State-dict names: ``upsample_modules.N``, N = 0, 1, 2 from c4, 3, 4 from c3 and 5 from c2; the
+    older name ``upsamplers.N`` loads too.
+    """
+
+    def __init__(self, *, upsample_cfg: dict | None = None, **kwargs) -> None:
+        super().__init__(**kwargs)
+        if upsample_cfg is None:
+            upsample_cfg = dict(type=self.interpolate_mode.capitalize())
+        levels = len(self.in_channels)
+        self.upsample_modules = ModuleList(
+            build_upsampler(upsample_cfg, self.channels, 2, guide_channels=self.channels)
+            for _ in range(levels * (levels - 1) // 2)
+        )
+
+    def forward(self, inputs: Sequence[Tensor]) -> Tensor:
+        """Features of the backbone, fine to coarse -> (B, num_classes, H/4, W/4)."""
+        inputs = self._transform_inputs(inputs)
+        levels = [conv(x) for conv, x in zip(self.convs, inputs, strict=True)]
+        outs = [levels[0]]
+        stages = list(self.upsample_modules)
+        for i in range(1, len(levels)):
+            stages, climb = stages[:-i], stages[-i:]
+            outs.append(_climb(climb, levels[i], guides=levels[:i][::-1]))
+        return self.cls_seg(self.fusion_conv(torch.cat(outs, dim=1)))
+
+    def _load_from_state_dict(self, state_dict, prefix, *args, **kwargs) -> None:
+        rename_prefix(state_dict, prefix + "upsamplers.", prefix + "upsample_modules.")
+        stages = count_stages(state_dict, prefix + "upsample_modules.")
+        if stages and stages != len(self.upsample_modules):
+            raise ValueError(
+                f"the checkpoint's SegFormer head has {stages} upsampling stages, this one has "
+                f"{len(self.upsample_modules)}: n backbone levels need n*(n-1)/2 stages"
+            )
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+
+
+def _climb(stages: Sequence[Upsampler], x: Tensor, guides: Sequence[Tensor]) -> Tensor:
+    """Upsample ``x`` to the sizes of ``guides`` one after the other."""
+    if stages[0].any_size:
+        return stages[0](x, guide=guides[-1])
+    for stage, guide in zip(stages, guides, strict=True):
+        x = stage(x, guide=guide)
+    return x

@@ -1,0 +1,65 @@
+"""Point sampling: read a feature map at learned positions around each of its pixels.
+
+DySample ("Learning to Upsample by Learning to Sample", ICCV 2023), section 3.1, Eq. (1) and (3).
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def point_sample(x: Tensor, offset: Tensor, scale_factor: int = 2, groups: int = 1) -> Tensor:
+    """Sample s*s points per pixel of ``x``, bilinearly.
+
+    The point for sub-pixel (i, j) of pixel (row, col) in channel group k lies at::
+
+        column  col + offset[b, (0, k, i, j), row, col]
+        row     row + offset[b, (1, k, i, j), row, col]
+
+    in units of input pixels, counted from the centre of the pixel and clamped to the outermost
+    pixel centres. It becomes pixel (s*row + i, s*col + j) of the result. Zero offsets give nearest
+    interpolation; the sub-pixel centres, (i - (s-1)/2)/s, give bilinear interpolation.
+
+    Args:
+        x: (B, C, H, W), floating point.
+        offset: (B, 2*g*s*s, H, W), channels ordered as (axis, group, i, j), axis x before y.
+        scale_factor: s >= 1.
+        groups: g; each of the g groups of C/g consecutive channels has its own points.
+
+    Returns:
+        (B, C, s*H, s*W) in the dtype of ``x``. Positions and interpolation are computed in float32,
+        in float64 if ``x`` is.
+
+    Raises:
+        ValueError: shapes that do not fit together.
+    """
+    s, g = scale_factor, groups
+    if x.dim() != 4 or x.shape[1] % g:
+        raise ValueError(f"x must be (B, C, H, W) with C divisible by {g=}, got {tuple(x.shape)}")
+    batch, channels, height, width = x.shape
+    expected = (batch, 2 * g * s * s, height, width)
+    if offset.shape != expected:
+        raise ValueError(f"offset must be {expected} for {s=}, {g=}, got {tuple(offset.shape)}")
+
+    # Half precision cannot hold coordinates: bfloat16 has 128 values between 0.5 and 1.
+    dtype = torch.promote_types(x.dtype, torch.float32)
+    offset = offset.to(dtype).reshape(batch, 2, g, s, s, height, width)
+    center_x = torch.arange(width, dtype=dtype, device=x.device) + 0.5
+    center_y = torch.arange(height, dtype=dtype, device=x.device).unsqueeze(-1) + 0.5
+    # grid_sample wants -1 and 1 at the outer edges of the map (align_corners=False).
+    grid_x = (offset[:, 0] + center_x) * (2 / width) - 1
+    grid_y = (offset[:, 1] + center_y) * (2 / height) - 1
+    # (B, g, i, j, H, W, 2) -> (B*g, H*i, W*j, 2): each pixel becomes a block of s*s points
+    grid = torch.stack((grid_x, grid_y), dim=-1).permute(0, 1, 4, 2, 5, 3, 6)
+    grid = grid.reshape(batch * g, s * height, s * width, 2)
+
+    out = F.grid_sample(
+        x.to(dtype).reshape(batch * g, channels // g, height, width),
+        grid,
+        mode="bilinear",
+        padding_mode="border",
+        align_corners=False,
+    )
+    return out.reshape(batch, channels, s * height, s * width).to(x.dtype)

@@ -1,0 +1,79 @@
+"""Names of upsamplers: how a config's ``dict(type='DySample')`` becomes a module."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+from collections.abc import Iterable, Mapping
+from typing import TypeVar
+
+from torch import nn
+
+T = TypeVar("T", bound=type)
+
+_UPSAMPLERS: dict[str, type[nn.Module]] = {}
+
+
+def register_upsampler(cls: T) -> T:
+    """Class decorator that makes an upsampler known under its class name."""
+    if _UPSAMPLERS.setdefault(cls.__name__, cls) is not cls:
+        raise ValueError(f"an upsampler named {cls.__name__!r} is registered already")
+    return cls
+
+
+def list_upsamplers() -> list[str]:
+    """Names of all registered upsamplers, sorted."""
+    return sorted(_UPSAMPLERS)
+
+
+def get_upsampler(name: str) -> type[nn.Module]:
+    """The upsampler class registered as ``name``; ValueError if there is none."""
+    if name not in _UPSAMPLERS:
+        raise ValueError(
+            f"unknown upsampler {name!r}{did_you_mean(name, _UPSAMPLERS)}; "
+            f"registered are {', '.join(list_upsamplers())}"
+        )
+    return _UPSAMPLERS[name]
+
+
+def build_upsampler(
+    cfg: Mapping,
+    in_channels: int,
+    scale_factor: int = 2,
+    *,
+    guide_channels: int | None = None,
+) -> nn.Module:
+    """Build an upsampler for a place in a model.
+
+    Args:
+        cfg: ``dict(type=..., **settings)``; ``type`` is a registered name or a class.
+        in_channels: channels of the feature map to upsample.
+        scale_factor: how many times larger the result is.
+        guide_channels: channels of the guide that this place offers.
+
+    The last three belong to the place, not to the config: a ``cfg`` that sets one of them to
+    another value is an error.
+    """
+    if not isinstance(cfg, Mapping) or "type" not in cfg:
+        raise TypeError(
+            "upsample_cfg must be a dict with the key 'type', such as dict(type='DySample'), "
+            f"got {cfg!r}"
+        )
+    settings = dict(cfg)
+    kind = settings.pop("type")
+    cls = kind if inspect.isclass(kind) else get_upsampler(kind)
+    place = dict(in_channels=in_channels, scale_factor=scale_factor, guide_channels=guide_channels)
+    for name, value in place.items():
+        if settings.setdefault(name, value) != value:
+            raise ValueError(
+                f"upsample_cfg sets {name}={settings[name]!r}, but the model needs {value!r} here; "
+                f"leave {name} out of upsample_cfg"
+            )
+    return cls(**settings)
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """`` (did you mean 'x'?)`` for the nearest known name, or nothing."""
+    lowered = {other.lower(): other for other in known}
+    close = difflib.get_close_matches(str(name).lower(), lowered, n=1)
+    return f" (did you mean {lowered[close[0]]!r}?)" if close else ""

@@ -1,0 +1,189 @@
+"""The contract that every upsampler keeps."""
+
+from __future__ import annotations
+
+import inspect
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mmdysample.registry import did_you_mean
+
+
+class Upsampler(nn.Module, ABC):
+    """Upsamples a feature map ``scale_factor`` times.
+
+    A subclass implements :meth:`upsample`, which always computes exactly ``scale_factor`` times;
+    sizes, guides and the checks of users' input are handled here.
+
+    Args:
+        in_channels: channels C of ``x``.
+        scale_factor: integer s >= 1.
+        guide_channels: channels of the guide; None means ``in_channels``.
+            Only guided upsamplers use it.
+
+    Attributes:
+        guided: whether :meth:`forward` needs a guide. An unguided one takes a guide's size and
+            ignores its values, so that models can always pass one.
+        any_size: whether :meth:`upsample` reaches any ``size`` in one step, as fixed
+            interpolations do.
+    """
+
+    guided: ClassVar[bool] = False
+    any_size: ClassVar[bool] = False
+
+    def __new__(cls, *args, **kwargs):
+        # Here, and not in `__init__`, so that the sentence is the same whichever registry built us.
+        accepted = [p for p in inspect.signature(cls.__init__).parameters if p != "self"]
+        for name, value in kwargs.items():
+            if name not in accepted:
+                raise TypeError(
+                    f"{cls.__name__} has no argument {name!r} (given {value!r})"
+                    f"{did_you_mean(name, accepted)}; it accepts {', '.join(accepted)}"
+                )
+        return super().__new__(cls)
+
+    def __init__(
+        self, in_channels: int, scale_factor: int = 2, *, guide_channels: int | None = None
+    ) -> None:
+        super().__init__()
+        self.in_channels = positive_int("in_channels", in_channels)
+        self.scale_factor = positive_int("scale_factor", scale_factor)
+        if guide_channels is None:
+            guide_channels = in_channels
+        self.guide_channels = positive_int("guide_channels", guide_channels)
+
+    @abstractmethod
+    def upsample(self, x: Tensor, guide: Tensor | None, size: tuple[int, int]) -> Tensor:
+        """(B, C, H, W) -> (B, C, s*H, s*W), or ``size`` if the class is ``any_size``.
+
+        ``guide`` is (B, C_y, s*H, s*W) for guided upsamplers, else None.
+        """
+
+    def init_weights(self) -> None:
+        """Set the parameters to their initial values; may be called any number of times."""
+
+    def forward(
+        self, x: Tensor, guide: Tensor | None = None, size: Sequence[int] | None = None
+    ) -> Tensor:
+        """Upsample ``x``.
+
+        Args:
+            x: (B, C, H, W), floating point.
+            guide: (B, C_y, h, w), a feature map at the target size.
+            size: the target (h, w); defaults to the guide's, else (s*H, s*W). It may fall short of
+                (s*H, s*W) by less than s on an axis, as odd feature maps do: a stride-2 convolution
+                keeps the first pixel (23 -> 12), so 12 -> 24 is computed and its end is cropped.
+
+        Returns:
+            (B, C, h, w) in the dtype of ``x``.
+
+        Raises:
+            TypeError: ``x`` is not floating point, or of another dtype than the weights.
+            ValueError: wrong rank, channels, guide or size; a guided upsampler without a guide.
+        """
+        self._check_input(x)
+        if guide is not None or self.guided:
+            self._check_guide(x, guide)
+        full = (self.scale_factor * x.shape[2], self.scale_factor * x.shape[3])
+        size = self._target_size(full, guide, size)
+        if self.any_size:
+            return self.upsample(x, None, size)
+        if self.guided and size != full:
+            # The guide is padded at the end, where the result is cropped: pixels stay aligned.
+            pad = (0, full[1] - size[1], 0, full[0] - size[0])
+            guide = F.pad(guide, pad, mode="replicate")
+        out = self.upsample(x, guide if self.guided else None, full)
+        return out if size == full else out[:, :, : size[0], : size[1]]
+
+    def _check_input(self, x: Tensor) -> None:
+        name = type(self).__name__
+        if x.dim() != 4 or x.shape[1] != self.in_channels:
+            raise ValueError(
+                f"{name}: x must be (B, {self.in_channels}, H, W), got {tuple(x.shape)}"
+            )
+        if not x.is_floating_point():
+            raise TypeError(
+                f"{name}: x must be float16, bfloat16, float32 or float64, got {x.dtype}"
+            )
+        weight = next(self.parameters(), x)
+        if weight.dtype != x.dtype and not _autocast_enabled(x.device.type):
+            raise TypeError(
+                f"{name}: x is {x.dtype} but the weights are {weight.dtype}; "
+                "convert one of them with .to(dtype), or use torch.autocast"
+            )
+
+    def _check_guide(self, x: Tensor, guide: Tensor | None) -> None:
+        name = type(self).__name__
+        if guide is None:
+            raise ValueError(
+                f"{name} is guided: forward(x, guide) needs a guide of shape "
+                f"(B, {self.guide_channels}, h, w) at the target size, got None"
+            )
+        channels = self.guide_channels if self.guided else "C"
+        if (
+            guide.dim() != 4
+            or guide.shape[0] != x.shape[0]
+            or (self.guided and guide.shape[1] != self.guide_channels)
+        ):
+            raise ValueError(
+                f"{name}: guide must be ({x.shape[0]}, {channels}, h, w), got {tuple(guide.shape)}"
+            )
+
+    def _target_size(
+        self, full: tuple[int, int], guide: Tensor | None, size: Sequence[int] | None
+    ) -> tuple[int, int]:
+        name = type(self).__name__
+        if guide is not None:
+            guide_size = (guide.shape[2], guide.shape[3])
+            if size is not None and tuple(size) != guide_size:
+                raise ValueError(f"{name}: size {tuple(size)} is not the guide's size {guide_size}")
+            size = guide_size
+        if size is None:
+            return full
+        size = tuple(size)
+        if len(size) != 2:
+            raise ValueError(f"{name}: size must be (height, width), got {size}")
+        s = self.scale_factor
+        for want, have in zip(size, full, strict=True):
+            if want < 1 or (not self.any_size and not have - s < want <= have):
+                raise ValueError(
+                    f"{name}: cannot reach size {size} from {full[0] // s, full[1] // s}: with "
+                    f"scale_factor {s} the target is {full}, or less than {s} smaller on an axis"
+                )
+        return size
+
+    def extra_repr(self) -> str:
+        text = f"{self.in_channels}, scale_factor={self.scale_factor}"
+        return f"{text}, guide_channels={self.guide_channels}" if self.guided else text
+
+
+def positive_int(name: str, value: int) -> int:
+    """``value`` if it is an integer >= 1; TypeError or ValueError naming ``name`` otherwise."""
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{name} must be an integer >= 1, got {value!r}")
+    if value < 1:
+        raise ValueError(f"{name} must be an integer >= 1, got {value!r}")
+    return value
+
+
+def one_of(name: str, value: str, accepted: Sequence[str]) -> str:
+    """``value`` if it is among ``accepted``; ValueError naming ``name`` otherwise."""
+    if value not in accepted:
+        raise ValueError(f"{name} must be one of {', '.join(map(repr, accepted))}, got {value!r}")
+    return value
+
+
+def _autocast_enabled(device_type: str) -> bool:
+    if _AUTOCAST_BY_DEVICE:
+        return torch.is_autocast_enabled(device_type)
+    if device_type == "cpu":
+        return torch.is_autocast_cpu_enabled()
+    return torch.is_autocast_enabled()
+
+
+_AUTOCAST_BY_DEVICE = hasattr(torch.amp, "is_autocast_available")  # torch >= 2.4

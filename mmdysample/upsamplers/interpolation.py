@@ -1,0 +1,31 @@
+"""The fixed interpolations that learned upsamplers replace (DySample paper, section 4)."""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from mmdysample.registry import register_upsampler
+from mmdysample.upsamplers.base import Upsampler
+
+
+class _Interpolation(Upsampler):
+    """Any target size is reached in one step, exactly as the models of OpenMMLab do it."""
+
+    any_size = True
+
+
+@register_upsampler
+class Nearest(_Interpolation):
+    """Nearest-neighbour interpolation."""
+
+    def upsample(self, x: Tensor, guide: None, size: tuple[int, int]) -> Tensor:
+        return F.interpolate(x, size=size, mode="nearest")
+
+
+@register_upsampler
+class Bilinear(_Interpolation):
+    """Bilinear interpolation with ``align_corners=False``."""
+
+    def upsample(self, x: Tensor, guide: None, size: tuple[int, int]) -> Tensor:
+        return F.interpolate(x, size=size, mode="bilinear", align_corners=False)
