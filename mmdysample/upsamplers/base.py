@@ -64,6 +64,14 @@ class Upsampler(nn.Module, ABC):
         ``guide`` is (B, C_y, s*H, s*W) for guided upsamplers, else None.
         """
 
+    def flops(self, height: int, width: int) -> dict[str, int]:
+        """Cost of one sample of ``height`` x ``width``, by part of the operator.
+
+        As in the papers' tables, a multiply-accumulate counts as one, a product that is not summed
+        too; additions alone, activations and normalisations are not counted.
+        """
+        raise NotImplementedError(f"{type(self).__name__} does not say what it costs")
+
     def init_weights(self) -> None:
         """Set the parameters to their initial values; may be called any number of times."""
 
@@ -83,7 +91,8 @@ class Upsampler(nn.Module, ABC):
             (B, C, h, w) in the dtype of ``x``.
 
         Raises:
-            TypeError: ``x`` is not floating point, or of another dtype than the weights.
+            TypeError: ``x`` or a guide that is used is not floating point, or of another dtype than
+                the weights.
             ValueError: wrong rank, channels, guide or size; a guided upsampler without a guide.
         """
         self._check_input(x)
@@ -132,6 +141,11 @@ class Upsampler(nn.Module, ABC):
         ):
             raise ValueError(
                 f"{name}: guide must be ({x.shape[0]}, {channels}, h, w), got {tuple(guide.shape)}"
+            )
+        if self.guided and guide.dtype != x.dtype and not _autocast_enabled(x.device.type):
+            raise TypeError(
+                f"{name}: guide is {guide.dtype} but x is {x.dtype}; "
+                "convert one of them with .to(dtype), or use torch.autocast"
             )
 
     def _target_size(

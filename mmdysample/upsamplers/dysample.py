@@ -111,6 +111,18 @@ class DySample(Upsampler):
             offset = offset * self._project(self.scope, x).to(dtype).sigmoid()
         return self.init_pos + self.scope_factor * offset
 
+    def flops(self, height: int, width: int) -> dict[str, int]:
+        s2 = self.scale_factor**2
+        projections = 1 + self.dyscope
+        # 'pl' applies its smaller weight to every sub-pixel
+        repeats = s2 if self.style == "pl" else 1
+        parts = {
+            "offsets": projections * repeats * self.offset.weight.numel(),
+            "scope": self.dyscope * 2 * self.groups * s2,
+            "sampling": 4 * s2 * self.in_channels,
+        }
+        return {part: count * height * width for part, count in parts.items()}
+
     def _project(self, conv: nn.Conv2d, x: Tensor) -> Tensor:
         if self.style == "lp":
             return conv(x)

@@ -22,6 +22,9 @@ class Nearest(_Interpolation):
     def upsample(self, x: Tensor, guide: None, size: tuple[int, int]) -> Tensor:
         return F.interpolate(x, size=size, mode="nearest")
 
+    def flops(self, height: int, width: int) -> dict[str, int]:
+        return {"interpolation": 0}
+
 
 @register_upsampler
 class Bilinear(_Interpolation):
@@ -29,3 +32,6 @@ class Bilinear(_Interpolation):
 
     def upsample(self, x: Tensor, guide: None, size: tuple[int, int]) -> Tensor:
         return F.interpolate(x, size=size, mode="bilinear", align_corners=False)
+
+    def flops(self, height: int, width: int) -> dict[str, int]:
+        return {"interpolation": 4 * self.scale_factor**2 * self.in_channels * height * width}

@@ -1,0 +1,93 @@
+"""CARAFE: content-aware reassembly of features.
+
+Wang et al.: "CARAFE: Content-Aware ReAssembly of FEatures", ICCV 2019.
+"""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mmdysample.ops import reassemble
+from mmdysample.registry import register_upsampler
+from mmdysample.upsamplers.base import Upsampler, positive_int
+from mmdysample.upsamplers.layers import float32_or_more, init_xavier_uniform, odd_int
+
+
+@register_upsampler
+class CARAFE(Upsampler):
+    """Predicts from ``x`` a K*K kernel for every output pixel and sums its neighbours with it.
+
+    1x1 convolution C -> 64, 3x3 convolution to the s*s*K*K logits of a pixel, pixel shuffle,
+    softmax over the K*K. Neighbours outside the map count as zero, and the kernel is not normalised
+    again there.
+
+    Arguments and state-dict names are those of mmcv's ``CARAFEPack``.
+
+    Args:
+        in_channels: channels C of ``x``, divisible by ``up_group``.
+        scale_factor: s >= 1.
+        up_kernel: K, odd.
+        up_group: g, groups of channels with kernels of their own.
+        encoder_kernel: size of the convolution that predicts the kernels, odd.
+        encoder_dilation: its dilation.
+        compressed_channels: channels that it sees.
+        guide_channels: accepted as every upsampler does; not used.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        scale_factor: int = 2,
+        up_kernel: int = 5,
+        up_group: int = 1,
+        encoder_kernel: int = 3,
+        encoder_dilation: int = 1,
+        compressed_channels: int = 64,
+        *,
+        guide_channels: int | None = None,
+    ) -> None:
+        super().__init__(in_channels, scale_factor, guide_channels=guide_channels)
+        self.up_kernel = odd_int("up_kernel", up_kernel)
+        self.up_group = positive_int("up_group", up_group)
+        self.encoder_kernel = odd_int("encoder_kernel", encoder_kernel)
+        self.encoder_dilation = positive_int("encoder_dilation", encoder_dilation)
+        self.compressed_channels = positive_int("compressed_channels", compressed_channels)
+        if in_channels % up_group:
+            raise ValueError(f"in_channels must be divisible by {up_group=}, got {in_channels}")
+        self.channel_compressor = nn.Conv2d(in_channels, compressed_channels, 1)
+        self.content_encoder = nn.Conv2d(
+            compressed_channels,
+            up_group * up_kernel**2 * scale_factor**2,
+            encoder_kernel,
+            padding=encoder_dilation * (encoder_kernel - 1) // 2,
+            dilation=encoder_dilation,
+        )
+        self.init_weights()
+
+    def init_weights(self) -> None:
+        """Start close to a plain average of the K*K neighbours."""
+        init_xavier_uniform(self.channel_compressor)
+        nn.init.normal_(self.content_encoder.weight, std=0.001)
+        nn.init.zeros_(self.content_encoder.bias)
+
+    def upsample(self, x: Tensor, guide: None, size: tuple[int, int]) -> Tensor:
+        return reassemble(x, self.kernel(x), self.up_kernel, self.scale_factor, self.up_group)
+
+    def kernel(self, x: Tensor) -> Tensor:
+        """The kernels, (B, C, H, W) -> (B, g*K*K, s*H, s*W); each sums to 1."""
+        logits = self.content_encoder(self.channel_compressor(x))
+        logits = float32_or_more(F.pixel_shuffle(logits, self.scale_factor))
+        return logits.unflatten(1, (self.up_group, -1)).softmax(dim=2).flatten(1, 2)
+
+    def flops(self, height: int, width: int) -> dict[str, int]:
+        pixels = height * width
+        weights = self.channel_compressor.weight.numel() + self.content_encoder.weight.numel()
+        taps = self.scale_factor**2 * self.up_kernel**2
+        return {
+            "kernel generation": weights * pixels,
+            "feature assembly": taps * self.in_channels * pixels,
+        }
+
+    def extra_repr(self) -> str:
+        return f"{super().extra_repr()}, up_kernel={self.up_kernel}, up_group={self.up_group}"

@@ -1,0 +1,132 @@
+"""FADE: fusing the assets of decoder and encoder.
+
+Lu, Liu, Fu, Cao: "FADE: Fusing the Assets of Decoder and Encoder for Task-Agnostic Upsampling",
+ECCV 2022.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mmdysample.ops import reassemble
+from mmdysample.registry import register_upsampler
+from mmdysample.upsamplers.base import Upsampler, positive_int
+from mmdysample.upsamplers.layers import (
+    as_cells,
+    float32_or_more,
+    init_xavier_uniform,
+    join_cells,
+    odd_int,
+    split_cells,
+)
+
+
+@register_upsampler
+class FADE(Upsampler):
+    """K*K kernels from guide and ``x`` together; a gate lets the guide itself through.
+
+    The guide y and x are compressed by 1x1 convolutions, E with and D without a bias, and both
+    convolved with the same 3x3 kernel theta and bias b ("semi-shift convolution")::
+
+        logits = conv3x3(E y; theta, b) + nearest(conv3x3(D x; theta, b))
+
+    Softmax over the K*K logits gives the kernels that sum neighbours of x, zero outside the map.
+    The gate g = sigmoid(nearest(conv1x1 x)) blends: g*y + (1-g)*(reassembled x).
+
+    ==================  =================================================================
+    FADE                the defaults
+    FADE without gate   ``gating=False``: what the DySample paper compares with
+    FADE-Lite           ``lite=True``: E and D give the K*K channels at once, theta is depthwise
+    ==================  =================================================================
+
+    Args:
+        in_channels: channels C of ``x``.
+        scale_factor: s >= 1.
+        gating: whether the gate is there.
+        lite: FADE-Lite.
+        kernel_size: K, odd.
+        compressed_channels: what E and D give when not ``lite``.
+        guide_channels: C_y. If the gate is there and C_y is not C, a 1x1 convolution ``aligner``
+            brings the guide to C channels for the blend.
+
+    State-dict names are the symbols above: ``E``, ``D``, ``theta`` (its bias is b), ``gate``.
+    """
+
+    guided = True
+
+    def __init__(
+        self,
+        in_channels: int,
+        scale_factor: int = 2,
+        gating: bool = True,
+        lite: bool = False,
+        kernel_size: int = 5,
+        compressed_channels: int = 64,
+        *,
+        guide_channels: int | None = None,
+    ) -> None:
+        super().__init__(in_channels, scale_factor, guide_channels=guide_channels)
+        for name, value in dict(gating=gating, lite=lite).items():
+            if not isinstance(value, bool):
+                raise TypeError(f"{name} must be True or False, got {value!r}")
+        self.gating = gating
+        self.lite = lite
+        self.kernel_size = odd_int("kernel_size", kernel_size)
+        self.compressed_channels = positive_int("compressed_channels", compressed_channels)
+        taps = kernel_size**2
+        hidden = taps if lite else compressed_channels
+        self.E = nn.Conv2d(self.guide_channels, hidden, 1)
+        self.D = nn.Conv2d(in_channels, hidden, 1, bias=False)
+        self.theta = nn.Conv2d(hidden, taps, 3, padding=1, groups=hidden if lite else 1)
+        if gating:
+            self.gate = nn.Conv2d(in_channels, 1, 1)
+            if self.guide_channels != in_channels:
+                self.aligner = nn.Conv2d(self.guide_channels, in_channels, 1)
+        self.init_weights()
+
+    def init_weights(self) -> None:
+        for name, conv in self.named_children():
+            if name == "theta":
+                nn.init.xavier_normal_(conv.weight)
+                nn.init.zeros_(conv.bias)
+            else:
+                init_xavier_uniform(conv)
+
+    def upsample(self, x: Tensor, guide: Tensor, size: tuple[int, int]) -> Tensor:
+        out = reassemble(x, self.kernel(x, guide), self.kernel_size, self.scale_factor)
+        if not self.gating:
+            return out
+        if self.guide_channels != self.in_channels:
+            guide = self.aligner(guide)
+        gate = as_cells(self.gate(x).sigmoid().to(x.dtype))
+        out = split_cells(out, self.scale_factor)
+        guide = split_cells(guide.to(x.dtype), self.scale_factor)
+        return join_cells(torch.lerp(out, guide, gate))
+
+    def kernel(self, x: Tensor, guide: Tensor) -> Tensor:
+        """The kernels, (B, K*K, s*H, s*W); each sums to 1."""
+        s = self.scale_factor
+        # The low-to-high form, as written above. Its rival makes the same sums at low resolution,
+        # from s*s shifted copies of the compressed guide.
+        fine = float32_or_more(self.theta(self.E(guide)))
+        coarse = float32_or_more(self.theta(self.D(x)))
+        return join_cells(split_cells(fine, s) + as_cells(coarse)).softmax(dim=1)
+
+    def flops(self, height: int, width: int) -> dict[str, int]:
+        s2, c, c_y = self.scale_factor**2, self.in_channels, self.guide_channels
+        taps = s2 * self.kernel_size**2
+        compress = s2 * self.E.weight.numel() + self.D.weight.numel()
+        convolve = (s2 + 1) * self.theta.weight.numel()
+        parts = {"kernel generation": compress + convolve, "feature assembly": taps * c}
+        if self.gating:
+            # the gate's convolution, and two products for each blended value
+            parts["gate"] = c + 2 * s2 * c + (s2 * c * c_y if c_y != c else 0)
+        return {part: count * height * width for part, count in parts.items()}
+
+    def extra_repr(self) -> str:
+        return (
+            f"{super().extra_repr()}, gating={self.gating}, lite={self.lite}, "
+            f"kernel_size={self.kernel_size}"
+        )

@@ -1,0 +1,104 @@
+"""IndexNet: indices predicted from the encoder weight the upsampled features.
+
+Lu, Dai, Shen, Xu: "Indices Matter: Learning to Index for Deep Image Matting", ICCV 2019.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mmdysample.registry import register_upsampler
+from mmdysample.upsamplers.base import Upsampler, one_of
+from mmdysample.upsamplers.layers import (
+    as_cells,
+    init_xavier_uniform,
+    join_cells,
+    only_scale_2,
+    split_cells,
+)
+
+VARIANTS = ("hin", "m2o")
+
+
+@register_upsampler
+class IndexNet(Upsampler):
+    """Nearest interpolation of ``x``, times an index in (0, 1) predicted from the guide.
+
+    'hin' (holistic index network): one index for all channels of an output pixel. 4x4 convolution
+    with stride 2, C_y -> 2*C_y, BN, ReLU6, 1x1 convolution to the four sub-pixels, sigmoid, pixel
+    shuffle. 'm2o' (depthwise, many to one): an index for each channel, sees all of the guide's;
+    each of the four sub-pixels has such a branch of its own, C_y -> C_y -> C.
+
+    Args:
+        in_channels: channels C of ``x``.
+        scale_factor: 2, nothing else is defined.
+        variant: 'hin' or 'm2o'.
+        guide_channels: C_y.
+
+    Weights without biases: HIN 32*C_y^2 + 8*C_y, M2O 64*C_y^2 + 4*C_y*C; batch normalisation adds
+    4*C_y and 8*C_y. In training it needs more than one value a channel: a map of 1x1 pixels with
+    one sample raises PyTorch's ValueError.
+    """
+
+    guided = True
+
+    def __init__(
+        self,
+        in_channels: int,
+        scale_factor: int = 2,
+        variant: str = "hin",
+        *,
+        guide_channels: int | None = None,
+    ) -> None:
+        super().__init__(in_channels, scale_factor, guide_channels=guide_channels)
+        only_scale_2("IndexNet", scale_factor)
+        self.variant = one_of("variant", variant, VARIANTS)
+        c_y = self.guide_channels
+        if variant == "hin":
+            self.index = _branch(c_y, 2 * c_y, scale_factor**2)
+        else:
+            self.index = nn.ModuleList(
+                _branch(c_y, c_y, in_channels) for _ in range(scale_factor**2)
+            )
+        self.init_weights()
+
+    def init_weights(self) -> None:
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                init_xavier_uniform(module)
+            elif isinstance(module, nn.BatchNorm2d):
+                module.reset_parameters()
+
+    def upsample(self, x: Tensor, guide: Tensor, size: tuple[int, int]) -> Tensor:
+        index = split_cells(self.index_map(guide), self.scale_factor)
+        return join_cells(as_cells(x) * index).to(x.dtype)
+
+    def index_map(self, guide: Tensor) -> Tensor:
+        """The indices, (B, C_y, 2H, 2W) -> (B, 1 or C, 2H, 2W)."""
+        if self.variant == "hin":
+            logits = self.index(guide)
+        else:
+            logits = torch.stack([branch(guide) for branch in self.index], dim=2).flatten(1, 2)
+        return F.pixel_shuffle(logits.sigmoid(), self.scale_factor)
+
+    def flops(self, height: int, width: int) -> dict[str, int]:
+        convs = [m for m in self.modules() if isinstance(m, nn.Conv2d)]
+        pixels = height * width
+        return {
+            "kernel generation": sum(conv.weight.numel() for conv in convs) * pixels,
+            "feature assembly": self.scale_factor**2 * self.in_channels * pixels,
+        }
+
+    def extra_repr(self) -> str:
+        return f"{super().extra_repr()}, variant={self.variant!r}"
+
+
+def _branch(in_channels: int, hidden: int, out_channels: int) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Conv2d(in_channels, hidden, 4, stride=2, padding=1, bias=False),
+        nn.BatchNorm2d(hidden),
+        nn.ReLU6(),
+        nn.Conv2d(hidden, out_channels, 1, bias=False),
+    )

@@ -1,0 +1,55 @@
+"""What several upsamplers are built of."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from mmdysample.upsamplers.base import positive_int
+
+
+def init_xavier_uniform(*convs: nn.Module) -> None:
+    """Xavier-uniform weights and zero biases."""
+    for conv in convs:
+        nn.init.xavier_uniform_(conv.weight)
+        if conv.bias is not None:
+            nn.init.zeros_(conv.bias)
+
+
+def odd_int(name: str, value: int) -> int:
+    """``value`` if it is an odd integer >= 1; TypeError or ValueError naming ``name`` otherwise."""
+    if positive_int(name, value) % 2 == 0:
+        raise ValueError(f"{name} must be odd, such as 3, 5 or 7, got {value!r}")
+    return value
+
+
+def only_scale_2(upsampler: str, scale_factor: int) -> None:
+    """ValueError unless ``scale_factor`` is 2."""
+    if scale_factor != 2:
+        raise ValueError(f"{upsampler} is defined for scale_factor=2 only, got {scale_factor!r}")
+
+
+def float32_or_more(x: Tensor) -> Tensor:
+    """``x`` in float32, in float64 if it is."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
+def split_cells(fine: Tensor, scale_factor: int) -> Tensor:
+    """View (B, C, s*H, s*W) as (B, C, H, s, W, s): the s*s sub-pixels of every pixel.
+
+    Together with :func:`as_cells` it puts a low-resolution map on every sub-pixel (as nearest
+    interpolation does) without writing it s*s times.
+    """
+    s = scale_factor
+    batch, channels, height, width = fine.shape
+    return fine.view(batch, channels, height // s, s, width // s, s)
+
+
+def as_cells(coarse: Tensor) -> Tensor:
+    """View (B, C, H, W) as (B, C, H, 1, W, 1), which broadcasts against :func:`split_cells`."""
+    return coarse.unsqueeze(3).unsqueeze(5)
+
+
+def join_cells(cells: Tensor) -> Tensor:
+    """(B, C, H, s, W, s) -> (B, C, s*H, s*W)."""
+    return cells.flatten(4, 5).flatten(2, 3)

@@ -1,0 +1,181 @@
+"""SAPA: similarity-aware point affiliation.
+
+Lu, Liu, Ye, Fu, Liu, Cao: "SAPA: Similarity-Aware Point Affiliation for Feature Upsampling",
+NeurIPS 2022.
+"""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mmdysample.ops import local_similarity, reassemble
+from mmdysample.registry import register_upsampler
+from mmdysample.upsamplers.base import Upsampler, one_of, positive_int
+from mmdysample.upsamplers.layers import (
+    as_cells,
+    float32_or_more,
+    join_cells,
+    odd_int,
+    split_cells,
+)
+
+# The linear layers of each variant
+LAYERS = {
+    "i": (),
+    "b": ("q", "k"),
+    "g": ("q_y", "q_x", "k", "gate"),
+    "p": ("q_y", "q_x", "k"),
+}
+EPSILON = 1e-6
+
+
+def _divide_by_sum(weights: Tensor) -> Tensor:
+    return weights / (weights.sum(dim=1, keepdim=True) + EPSILON)
+
+
+# h of Eq. (3), and the division by its sum over the window
+NORMALIZATIONS = {
+    "exp": lambda similarity: similarity.softmax(dim=1),
+    "relu": lambda similarity: _divide_by_sum(similarity.relu()),
+    "sigmoid": lambda similarity: _divide_by_sum(similarity.sigmoid()),
+    "softplus": lambda similarity: _divide_by_sum(F.softplus(similarity)),
+    "none": lambda similarity: similarity,
+}
+
+
+@register_upsampler
+class SAPA(Upsampler):
+    """Kernels from the similarity of each guide pixel with the K*K pixels of ``x`` around it.
+
+    A guide pixel gives a query q, a pixel of x a key k. The kernel of an output pixel is h of the
+    inner products of its query with the keys of the window, divided by their sum; it sums the raw
+    x. Outside the map the similarity is 0, which takes part in the normalisation, and so is x.
+
+    ======================  ========================================  ===============
+    SAPA-I ('i')            q = LN(y)                                 k = LN(x)
+    SAPA-B ('b')            q = W_q LN(y)                             k = W_k LN(x)
+    SAPA-G ('g')            q = g * W_y LN(y) + (1-g) * W_x x         k = W_k LN(x)
+    plain addition ('p')    q = W_y LN(y) + W_x x                     k = W_k LN(x)
+    ======================  ========================================  ===============
+
+    LN normalises over channels, all W have biases, g = sigmoid(w LN(x)); what x gives q lies on
+    each of the s*s sub-pixels.
+
+    Args:
+        in_channels: channels C of ``x``.
+        scale_factor: s >= 1.
+        variant: 'i', 'b', 'g' or 'p'; 'i' needs as many channels in the guide as in ``x``.
+        kernel_size: K, odd.
+        embedding_dim: d, channels of q and k; 'i' compares the C channels and does not use it.
+        normalization: h, one of 'exp' (softmax), 'relu', 'sigmoid', 'softplus', each divided by its
+            sum (plus 1e-6, but for 'exp'), or 'none': the similarity itself (Table 6).
+        normalize_self: whether W_x sees LN(x), as the paper's text has it, or x as it is, as the
+            published code has it. Only 'g' and 'p' have a W_x.
+        guide_channels: C_y.
+
+    State-dict names: ``norm_y`` and ``norm_x`` (LN), ``q``, ``k`` (W_q, W_k), ``q_y``, ``q_x``
+    (W_y, W_x), ``gate`` (w).
+    """
+
+    guided = True
+
+    def __init__(
+        self,
+        in_channels: int,
+        scale_factor: int = 2,
+        variant: str = "b",
+        kernel_size: int = 5,
+        embedding_dim: int = 32,
+        normalization: str = "exp",
+        *,
+        normalize_self: bool = False,
+        guide_channels: int | None = None,
+    ) -> None:
+        super().__init__(in_channels, scale_factor, guide_channels=guide_channels)
+        self.variant = one_of("variant", variant, tuple(LAYERS))
+        self.kernel_size = odd_int("kernel_size", kernel_size)
+        self.embedding_dim = positive_int("embedding_dim", embedding_dim)
+        self.normalization = one_of("normalization", normalization, tuple(NORMALIZATIONS))
+        if not isinstance(normalize_self, bool):
+            raise TypeError(f"normalize_self must be True or False, got {normalize_self!r}")
+        self.normalize_self = normalize_self
+        c, c_y, d = in_channels, self.guide_channels, embedding_dim
+        if variant == "i" and c_y != c:
+            raise ValueError(
+                f"SAPA with variant='i' compares guide and x directly: guide_channels must be "
+                f"in_channels={c}, got {c_y}; the other variants take any"
+            )
+        self.norm_y = nn.LayerNorm(c_y)
+        self.norm_x = nn.LayerNorm(c)
+        shapes = dict(q=(c_y, d), q_y=(c_y, d), q_x=(c, d), k=(c, d), gate=(c, 1))
+        for name in LAYERS[variant]:
+            self.add_module(name, nn.Linear(*shapes[name]))
+        self.init_weights()
+
+    def init_weights(self) -> None:
+        for module in self.children():
+            if isinstance(module, nn.Linear):
+                nn.init.trunc_normal_(module.weight, std=0.02)
+                nn.init.zeros_(module.bias)
+            else:
+                module.reset_parameters()
+
+    def upsample(self, x: Tensor, guide: Tensor, size: tuple[int, int]) -> Tensor:
+        return reassemble(x, self.kernel(x, guide), self.kernel_size, self.scale_factor)
+
+    def kernel(self, x: Tensor, guide: Tensor) -> Tensor:
+        """The kernels, (B, K*K, s*H, s*W)."""
+        query, key = self.embed(x, guide)
+        similarity = local_similarity(query, key, self.kernel_size, self.scale_factor)
+        return NORMALIZATIONS[self.normalization](float32_or_more(similarity))
+
+    def embed(self, x: Tensor, guide: Tensor) -> tuple[Tensor, Tensor]:
+        """q, (B, d, s*H, s*W), and k, (B, d, H, W)."""
+        x = x.permute(0, 2, 3, 1)  # LayerNorm and Linear take channels last
+        y = _layer_norm(guide.permute(0, 2, 3, 1), self.norm_y)
+        normalized = _layer_norm(x, self.norm_x)
+        if self.variant == "i":
+            return _channels_first(y), _channels_first(normalized)
+        key = _channels_first(self.k(normalized))
+        if self.variant == "b":
+            return _channels_first(self.q(y)), key
+        query = split_cells(_channels_first(self.q_y(y)), self.scale_factor)
+        own = self.q_x(normalized if self.normalize_self else x.to(normalized.dtype))
+        own = as_cells(_channels_first(own))
+        if self.variant == "g":
+            gate = as_cells(_channels_first(self.gate(normalized).sigmoid()))
+            return join_cells(gate * query + (1 - gate) * own), key
+        return join_cells(query + own), key
+
+    def flops(self, height: int, width: int) -> dict[str, int]:
+        s2, c = self.scale_factor**2, self.in_channels
+        taps = s2 * self.kernel_size**2
+        d = c if self.variant == "i" else self.embedding_dim
+        embedding = sum(
+            getattr(self, name).weight.numel() * (s2 if name in ("q", "q_y") else 1)
+            for name in LAYERS[self.variant]
+            if name != "gate"
+        )
+        parts = {
+            "feature embedding": embedding,
+            "gated addition": c + 2 * s2 * d if self.variant == "g" else 0,
+            "inner product": taps * d,
+            "feature assembly": taps * c,
+        }
+        return {part: count * height * width for part, count in parts.items()}
+
+    def extra_repr(self) -> str:
+        return (
+            f"{super().extra_repr()}, variant={self.variant!r}, kernel_size={self.kernel_size}, "
+            f"embedding_dim={self.embedding_dim}, normalization={self.normalization!r}"
+        )
+
+
+def _layer_norm(x: Tensor, norm: nn.LayerNorm) -> Tensor:
+    # Under autocast x may be in half precision where the weights are not.
+    return norm(x.to(norm.weight.dtype))
+
+
+def _channels_first(x: Tensor) -> Tensor:
+    return x.permute(0, 3, 1, 2)
