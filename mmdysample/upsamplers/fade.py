@@ -7,7 +7,6 @@ ECCV 2022.
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mmdysample.ops import reassemble
