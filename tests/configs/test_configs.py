@@ -21,14 +21,28 @@ MODEL_CONFIGS = sorted(
     path for path in CONFIGS.rglob("*.py") if not path.relative_to(CONFIGS).parts[0].startswith("_")
 )
 SLUGS = ["dysample", "dysample-plus", "dysample-s", "dysample-s-plus"]
-# Weights of a stage at 256 channels: 2*g*s*s*C, or 2*g*C/(s*s) for -s; twice that for -plus.
+# Weights of a stage at 256 channels, as the papers count: no biases, no normalisation.
 STAGE_WEIGHTS = {
     "nearest": 0,
     "bilinear": 0,
+    # 2*g*s*s*C, or 2*g*C/(s*s) for -s; twice that for -plus
     "dysample": 8192,
     "dysample-plus": 16384,
     "dysample-s": 1024,
     "dysample-s-plus": 2048,
+    # from here on with d = 64 (CARAFE, FADE) or 32 (SAPA), K = 5
+    "deconv": 589_824,  # 9*C^2
+    "pixelshuffle": 2_359_296,  # 36*C^2
+    "carafe": 73_984,  # C*d + 36*K^2*d
+    "indexnet": 2_099_200,  # 32*C^2 + 8*C
+    "a2u": 9_728,  # 38*C
+    "fade": 47_424,  # 2*C*d + 9*K^2*d + C
+    "fade-ungated": 47_168,  # 2*C*d + 9*K^2*d
+    "fade-lite": 13_281,  # 2*C*K^2 + 9*K^2 + C
+    "sapa-i": 0,
+    "sapa-b": 16_384,  # 2*C*d
+    "sapa-g": 24_832,  # 3*C*d + C
+    "sapa-p": 24_576,  # 3*C*d
 }
 FASTER_RCNN = "faster_rcnn/faster-rcnn_{}_{}_{}_1x_coco.py"
 RETINANET = "retinanet/retinanet_r50_fpn_{}_1x_coco.py"
@@ -56,11 +70,11 @@ def build_to_count(name: str | Path) -> torch.nn.Module:
 
 
 def upsampler_weights(model: torch.nn.Module) -> int:
-    """Weights, without biases, of the upsamplers: what the papers count."""
+    """Weights of the upsamplers, without biases and normalisation: what the papers count."""
     return sum(
         p.numel()
         for name, p in model.named_parameters()
-        if "upsample_modules" in name and name.endswith("weight")
+        if "upsample_modules" in name and p.dim() > 1
     )
 
 
@@ -74,7 +88,7 @@ def test_every_config_builds_with_the_upsampler_of_its_name(path):
     host = model.decode_head if hasattr(model, "decode_head") else model.neck
     slug = next(part for part in path.stem.split("_") if part in STAGE_WEIGHTS)
     assert {type(m).__name__.lower() for m in host.upsample_modules} == {slug.split("-")[0]}
-    stage = sum(p.numel() for n, p in host.upsample_modules[0].named_parameters() if "weight" in n)
+    stage = sum(p.numel() for p in host.upsample_modules[0].parameters() if p.dim() > 1)
     channels = host.upsample_modules[0].in_channels
     assert stage == STAGE_WEIGHTS[slug] * channels // 256
 
@@ -101,6 +115,28 @@ def test_parameter_increments(name, stages, slug):
 
 
 @pytest.mark.parametrize(
+    ("slug", "table_4", "table_6"),
+    [
+        ("deconv", "3.5M", "2.4M"),
+        ("pixelshuffle", "14.2M", "9.4M"),
+        ("carafe", "0.4M", "0.3M"),
+        ("indexnet", "12.6M", "8.4M"),
+        ("a2u", "0.1M", "38.9K"),
+        ("fade-ungated", "0.3M", "0.2M"),
+        ("sapa-b", "0.1M", "0.1M"),
+    ],
+)
+def test_rivals_have_the_published_increments(slug, table_4, table_6):
+    """Tables 4 and 6 of the DySample paper."""
+    for config, printed in [
+        (SEGFORMER.format(slug), table_4),
+        (FASTER_RCNN.format("r50", "fpn-p6", slug), table_6),
+    ]:
+        unit = {"K": 1e3, "M": 1e6}[printed[-1]]
+        assert f"{upsampler_weights(build_to_count(config)) / unit:.1f}" == printed[:-1]
+
+
+@pytest.mark.parametrize(
     ("name", "millions"),
     [
         # mmdet counts what is trained: the frozen stem and first stage are not in the 46.8M.
@@ -123,11 +159,64 @@ def test_baselines_have_the_published_parameters(name, millions):
         ("dysample-plus", dict(type="DySample", style="lp", groups=4, dyscope=True)),
         ("dysample-s", dict(type="DySample", style="pl", groups=8, dyscope=False)),
         ("dysample-s-plus", dict(type="DySample", style="pl", groups=8, dyscope=True)),
+        ("deconv", dict(type="Deconv")),
+        ("pixelshuffle", dict(type="PixelShuffle")),
+        (
+            "carafe",
+            dict(type="CARAFE", up_kernel=5, up_group=1, encoder_kernel=3, compressed_channels=64),
+        ),
+        ("indexnet", dict(type="IndexNet", variant="hin")),
+        ("indexnet-m2o", dict(type="IndexNet", variant="m2o")),
+        ("a2u", dict(type="A2U")),
+        ("fade", dict(type="FADE", gating=True, lite=False)),
+        ("fade-ungated", dict(type="FADE", gating=False, lite=False)),
+        ("fade-lite", dict(type="FADE", gating=True, lite=True)),
+        ("sapa-i", dict(type="SAPA", variant="i", kernel_size=5)),
+        ("sapa-b", dict(type="SAPA", variant="b", kernel_size=5, embedding_dim=32)),
+        ("sapa-g", dict(type="SAPA", variant="g", kernel_size=5, embedding_dim=32)),
+        ("sapa-p", dict(type="SAPA", variant="p", kernel_size=5, embedding_dim=32)),
     ],
 )
 def test_upsampler_presets_are_the_papers_variants(slug, settings):
     cfg = Config.fromfile(CONFIGS / f"_base_/upsamplers/{slug}.py")
     assert dict(cfg.upsample_cfg) == settings
+
+
+def test_every_preset_is_tested():
+    presets = {path.stem for path in (CONFIGS / "_base_/upsamplers").glob("*.py")}
+    assert presets == STAGE_WEIGHTS.keys() | {"indexnet-m2o"}
+
+
+@pytest.mark.parametrize("slug", [slug for slug in STAGE_WEIGHTS if slug not in SLUGS])
+def test_hosts_take_every_upsampler(slug):
+    """Odd maps through the neck of Faster R-CNN and the head of SegFormer, there and back."""
+    sizes = [(23, 37), (12, 19), (6, 10), (3, 5)]
+    necks = ["fpn", "fpn-p6"] if slug not in ("bilinear", "sapa-p") else []
+    for layout in necks:
+        cfg = load(FASTER_RCNN.format("r50", layout, slug)).model.neck
+        with DefaultScope.overwrite_default_scope("mmdet"):
+            neck = MODELS.build(cfg | dict(in_channels=[8, 16, 24, 32], out_channels=64))
+        neck.init_weights()
+        inputs = [torch.randn(2, c, *hw) for c, hw in zip(neck.in_channels, sizes, strict=True)]
+        outs = neck(inputs)
+        assert [tuple(out.shape[2:]) for out in outs] == [*sizes, (2, 3)]
+        check_gradients(neck.upsample_modules, sum(out.square().mean() for out in outs))
+    if slug != "nearest":
+        cfg = load(SEGFORMER.format(slug)).model.decode_head
+        with DefaultScope.overwrite_default_scope("mmseg"):
+            head = MODELS.build(cfg | dict(channels=64, norm_cfg=dict(type="BN")))
+        head.init_weights()
+        inputs = [torch.randn(2, c, *hw) for c, hw in zip(head.in_channels, sizes, strict=True)]
+        out = head(inputs)
+        assert out.shape == (2, 150, *sizes[0])
+        check_gradients(head.upsample_modules, out.square().mean())
+
+
+def check_gradients(upsamplers: torch.nn.Module, loss: torch.Tensor) -> None:
+    loss.backward()
+    for name, parameter in upsamplers.named_parameters():
+        assert parameter.grad is not None, f"no gradient reaches {name}"
+        assert torch.isfinite(parameter.grad).all(), f"the gradient of {name} is not finite"
 
 
 def train_a_step(model: torch.nn.Module, inputs: dict) -> None:
