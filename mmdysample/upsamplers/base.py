@@ -67,8 +67,8 @@ class Upsampler(nn.Module, ABC):
     def flops(self, height: int, width: int) -> dict[str, int]:
         """Cost of one sample of ``height`` x ``width``, by part of the operator.
 
-        As in the papers' tables, a multiply-accumulate counts as one, a product that is not summed
-        too; additions alone, activations and normalisations are not counted.
+        As in the papers' tables, a multiply-accumulate counts as one, and so does a product of two
+        values alone. Constant factors, additions, activations and normalisations do not count.
         """
         raise NotImplementedError(f"{type(self).__name__} does not say what it costs")
 

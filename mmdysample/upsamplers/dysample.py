@@ -119,7 +119,8 @@ class DySample(Upsampler):
         parts = {
             "offsets": projections * repeats * self.offset.weight.numel(),
             "scope": self.dyscope * 2 * self.groups * s2,
-            "sampling": 4 * s2 * self.in_channels,
+            # a point has four neighbours, their weights are shared by a group's channels
+            "sampling": 4 * s2 * (self.in_channels + self.groups),
         }
         return {part: count * height * width for part, count in parts.items()}
 

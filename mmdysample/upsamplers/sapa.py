@@ -159,7 +159,8 @@ class SAPA(Upsampler):
         )
         parts = {
             "feature embedding": embedding,
-            "gated addition": c + 2 * s2 * d if self.variant == "g" else 0,
+            # the gate's own projection; what x gives is weighted before it spreads to sub-pixels
+            "gated addition": c + (s2 + 1) * d if self.variant == "g" else 0,
             "inner product": taps * d,
             "feature assembly": taps * c,
         }
