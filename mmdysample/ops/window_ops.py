@@ -1,0 +1,148 @@
+"""The window products as PyTorch operators: what autograd and torch.compile need to know of them.
+
+As registered operators they are one node of a compiled graph, however many tiles they run through.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from mmdysample.ops import window_tiles
+
+_library = torch.library.Library("mmdysample", "DEF")
+_SETTINGS = "int kernel_size, int scale_factor, int groups, SymInt room, ScalarType dtype"
+_register_fake = getattr(torch.library, "register_fake", None) or torch.library.impl_abstract
+
+
+def _define(
+    name: str,
+    maps: tuple[str, str],
+    compute: Callable[..., Tensor],
+    shape: Callable[..., tuple[int, ...]],
+) -> None:
+    """Register ``compute``; :class:`_WindowProduct` differentiates it.
+
+    Args:
+        name: name of the operator, in ``torch.ops.mmdysample``.
+        maps: which of the three maps of the trilinear form it takes.
+        compute: as in :mod:`window_tiles`.
+        shape: (maps and settings) -> the shape of the result, in the layout of ``maps[0]``.
+    """
+    _library.define(f"{name}(Tensor {maps[0]}, Tensor {maps[1]}, {_SETTINGS}) -> Tensor")
+    _library.impl(name, compute, "CompositeExplicitAutograd")
+
+    def fake(first: Tensor, second: Tensor, *settings) -> Tensor:
+        return window_tiles.like_layout(first, shape(first, second, *settings), settings[-1])
+
+    _register_fake(f"mmdysample::{name}")(fake)
+    operator = getattr(torch.ops.mmdysample, name).default
+
+    def autograd(first: Tensor, second: Tensor, *settings) -> Tensor:
+        return _WindowProduct.apply(operator, maps, first, second, *settings)
+
+    _library.impl(name, autograd, "Autograd")
+
+
+class _WindowProduct(torch.autograd.Function):
+    """Any of the three derivatives of the trilinear form: its gradients are the other two."""
+
+    @staticmethod
+    def forward(ctx, operator, maps, first, second, *settings):
+        ctx.maps, ctx.settings = maps, settings
+        ctx.save_for_backward(first, second)
+        with torch._C._AutoDispatchBelowAutograd():
+            return operator(first, second, *settings)
+
+    @staticmethod
+    def backward(ctx, grad):
+        first, second = ctx.saved_tensors
+        given = {ctx.maps[0]: first, ctx.maps[1]: second}
+        (derived,) = _BY_RESULT.keys() - given.keys()
+        *sizes, _ = ctx.settings
+        grads = []
+        for name, needed in zip(ctx.maps, ctx.needs_input_grad[2:4], strict=True):
+            if not needed:
+                grads.append(None)
+                continue
+            maps = {**given, derived: grad}
+            operator, arguments = _BY_RESULT[name]
+            grads.append(operator(*(maps[a] for a in arguments), *sizes, given[name].dtype))
+        return None, None, *grads, None, None, None, None, None
+
+
+_define(
+    "window_weighted_sum",
+    ("coarse", "kernel"),
+    window_tiles.weighted_sum,
+    lambda coarse, kernel, k, s, g, *_: window_tiles.pixels_shape(coarse, s),
+)
+_define(
+    "window_inner_product",
+    ("pixels", "coarse"),
+    window_tiles.inner_product,
+    lambda pixels, coarse, k, s, g, *_: window_tiles.kernel_shape(coarse, k, s, g),
+)
+_define(
+    "window_scattered_sum",
+    ("pixels", "kernel"),
+    window_tiles.scattered_sum,
+    lambda pixels, kernel, k, s, g, *_: window_tiles.coarse_shape(pixels, s),
+)
+
+weighted_sum = torch.ops.mmdysample.window_weighted_sum
+inner_product = torch.ops.mmdysample.window_inner_product
+scattered_sum = torch.ops.mmdysample.window_scattered_sum
+
+# Which product has a map as its result, and which maps it takes.
+_BY_RESULT = {
+    "pixels": (weighted_sum, ("coarse", "kernel")),
+    "kernel": (inner_product, ("pixels", "coarse")),
+    "coarse": (scattered_sum, ("pixels", "kernel")),
+}
+
+
+def room_beside(numel: int, dtype: torch.dtype) -> int:
+    """Bytes that an operator may work in, so as to stay below one buffer of its result's size."""
+    return numel * dtype.itemsize * 3 // 4
+
+
+def is_exporting() -> bool:
+    """Whether a graph is being made for where these operators do not exist: torch.export, ONNX."""
+    return torch.onnx.is_in_onnx_export() or torch.jit.is_tracing() or _is_torch_exporting()
+
+
+_is_torch_exporting = getattr(torch.compiler, "is_exporting", lambda: False)  # torch >= 2.7
+
+
+def check_windows(kernel_size: int, scale_factor: int, groups: int = 1) -> None:
+    """TypeError or ValueError unless the settings make sense."""
+    settings = dict(kernel_size=kernel_size, scale_factor=scale_factor, groups=groups)
+    for name, value in settings.items():
+        accepted = "an odd integer >= 1" if name == "kernel_size" else "an integer >= 1"
+        if isinstance(value, bool) or not isinstance(value, int):
+            raise TypeError(f"{name} must be {accepted}, got {value!r}")
+        if value < 1 or (name == "kernel_size" and value % 2 == 0):
+            raise ValueError(f"{name} must be {accepted}, got {value!r}")
+
+
+def check_map(name: str, value: Tensor, shape: tuple[int | None, ...]) -> None:
+    """TypeError or ValueError unless ``value`` is a floating-point map; None fits any size."""
+    if not isinstance(value, Tensor) or not value.is_floating_point():
+        got = value.dtype if isinstance(value, Tensor) else type(value).__name__
+        raise TypeError(f"{name} must be a floating-point tensor, got {got}")
+    fits = value.dim() == len(shape) and all(
+        want is None or want == have for want, have in zip(shape, value.shape, strict=True)
+    )
+    if not fits:
+        sizes = [str(n) if n is not None else free for n, free in zip(shape, "BCHW", strict=True)]
+        raise ValueError(f"{name} must be ({', '.join(sizes)}), got {tuple(value.shape)}")
+
+
+def check_same_device(**maps: Tensor) -> None:
+    devices = {name: str(value.device) for name, value in maps.items()}
+    if len(set(devices.values())) > 1:
+        text = ", ".join(f"{name} on {device}" for name, device in devices.items())
+        raise ValueError(f"maps must be on one device, got {text}")
