@@ -54,15 +54,15 @@ COUNTS = {
     "lerp": lambda out, *_: 2 * out.numel(),  # w*b + (1-w)*a
 }
 # Views, copies, sums, comparisons; activations, normalisations, pooling, products with constants
-FREE = set(
-    """
-    _adaptive_avg_pool2d _softmax _to_copy _unsafe_view add alias arange as_strided cat clamp clone
-    constant_pad_nd copy_ detach div empty expand floor gather hardtanh im2col leaky_relu mean
-    native_batch_norm _native_batch_norm_legit_no_training native_group_norm native_layer_norm
-    permute pixel_shuffle promote_types relu reshape rsub select sigmoid slice softplus split stack sub sum t
-    transpose unbind unfold unsqueeze view zeros _reshape_alias squeeze split_with_sizes
-    """.split()
-)
+_FREE = """
+    _adaptive_avg_pool2d _native_batch_norm_legit_no_training _reshape_alias _softmax _to_copy
+    _unsafe_view add alias arange as_strided cat clamp clone constant_pad_nd copy_ detach div empty
+    expand floor gather hardtanh im2col leaky_relu mean native_batch_norm native_group_norm
+    native_layer_norm permute pixel_shuffle promote_types relu reshape rsub select sigmoid slice
+    softplus split split_with_sizes squeeze stack sub sum t transpose unbind unfold unsqueeze view
+    zeros
+"""
+FREE = set(_FREE.split())
 
 
 def reassemble(
@@ -93,7 +93,7 @@ def local_similarity(query: Tensor, key: Tensor, kernel_size: int, scale_factor:
 
 
 def point_sample(x: Tensor, offset: Tensor, scale_factor: int = 2, groups: int = 1) -> Tensor:
-    """At each point: the (C/g, 4) neighbours times their 4 weights, each weight a product of two."""
+    """At each point: the (C/g, 4) neighbours times 4 weights, each of them a product of two."""
     s, g = scale_factor, groups
     batch, channels, height, width = x.shape
     offset = offset.view(batch, 2, g, s, s, height, width)

@@ -48,7 +48,8 @@ def high_to_low(x: Tensor, guide: Tensor, state: dict[str, Tensor]) -> Tensor:
     """The other form, s = 2: all at low resolution, from four shifts of E y by one pixel.
 
     Sub-pixel (i, j) of all cells is a convolution of E y with stride 2, started i rows and j
-    columns later. The four results and D's, one for all, are interleaved; the shift is the slow index.
+    columns later. The four results, D's added to each, are interleaved; in their channels the shift
+    is the slow index.
     """
     theta, b = dense(state["theta.weight"]).double(), state["theta.bias"].double()
     encoder = F.conv2d(guide.double(), state["E.weight"].double(), state["E.bias"].double())
