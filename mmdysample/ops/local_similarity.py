@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mmdysample.ops import window_ops
+from mmdysample.ops.window_tiles import accumulation_dtype
 
 
 def local_similarity(query: Tensor, key: Tensor, kernel_size: int, scale_factor: int = 2) -> Tensor:
@@ -38,16 +39,16 @@ def local_similarity(query: Tensor, key: Tensor, kernel_size: int, scale_factor:
         TypeError: an input that is not floating point, a setting that is not an integer.
         ValueError: shapes or settings that do not fit together.
     """
+    if window_ops.is_exporting():
+        return _similarity_by_taps(query, key, kernel_size, scale_factor)
     window_ops.check_windows(kernel_size, scale_factor)
-    window_ops.check_map("key", key, (None, None, None, None))
+    window_ops.check_map("key", key)
     batch, channels, height, width = key.shape
     expected = (batch, channels, scale_factor * height, scale_factor * width)
     window_ops.check_map("query", query, expected)
-    window_ops.check_same_device(query=query, key=key)
-    dtype = torch.promote_types(torch.promote_types(query.dtype, key.dtype), torch.float32)
-    if window_ops.is_exporting():
-        return _similarity_by_taps(query.to(dtype), key.to(dtype), kernel_size, scale_factor)
-    numel = batch * kernel_size**2 * scale_factor**2 * height * width
+    window_ops.check_same_device("query", query, "key", key)
+    dtype = accumulation_dtype(query, key)
+    numel = batch * kernel_size**2 * expected[2] * expected[3]
     room = window_ops.room_beside(numel, dtype)
     return window_ops.inner_product(query, key, kernel_size, scale_factor, 1, room, dtype)
 
@@ -56,8 +57,9 @@ def _similarity_by_taps(query: Tensor, key: Tensor, kernel_size: int, scale_fact
     """The same in basic operators, for exported graphs."""
     batch, channels, height, width = key.shape
     k, s = kernel_size, scale_factor
-    padded = F.pad(key, [k // 2] * 4)
-    query = query.reshape(batch, channels, height, s, width, s)
+    dtype = accumulation_dtype(query, key)
+    padded = F.pad(key.to(dtype), [k // 2] * 4)
+    query = query.to(dtype).reshape(batch, channels, height, s, width, s)
     taps = []
     for tap in range(k * k):
         i, j = divmod(tap, k)

@@ -6,11 +6,11 @@ and SAPA.
 
 from __future__ import annotations
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from mmdysample.ops import window_ops
+from mmdysample.ops.window_tiles import accumulation_dtype
 
 
 def reassemble(
@@ -42,16 +42,16 @@ def reassemble(
         TypeError: an input that is not floating point, a setting that is not an integer.
         ValueError: shapes or settings that do not fit together.
     """
+    if window_ops.is_exporting():
+        return _reassemble_by_taps(x, kernel, kernel_size, scale_factor, groups)
     window_ops.check_windows(kernel_size, scale_factor, groups)
-    window_ops.check_map("x", x, (None, None, None, None))
+    window_ops.check_map("x", x)
     batch, channels, height, width = x.shape
     if channels % groups:
         raise ValueError(f"groups must divide the {channels} channels of x, got {groups}")
     expected = (batch, groups * kernel_size**2, scale_factor * height, scale_factor * width)
     window_ops.check_map("kernel", kernel, expected)
-    window_ops.check_same_device(x=x, kernel=kernel)
-    if window_ops.is_exporting():
-        return _reassemble_by_taps(x, kernel, kernel_size, scale_factor, groups)
+    window_ops.check_same_device("x", x, "kernel", kernel)
     room = window_ops.room_beside(x.numel() * scale_factor**2, x.dtype)
     return window_ops.weighted_sum(x, kernel, kernel_size, scale_factor, groups, room, x.dtype)
 
@@ -60,7 +60,7 @@ def _reassemble_by_taps(
     x: Tensor, kernel: Tensor, kernel_size: int, scale_factor: int, groups: int
 ) -> Tensor:
     """The same in basic operators, for exported graphs."""
-    dtype = torch.promote_types(torch.promote_types(x.dtype, kernel.dtype), torch.float32)
+    dtype = accumulation_dtype(x, kernel)
     batch, channels, height, width = x.shape
     k, s, g = kernel_size, scale_factor, groups
     padded = F.pad(x.to(dtype), [k // 2] * 4)

@@ -14,7 +14,6 @@ from mmdysample.ops import window_tiles
 
 _library = torch.library.Library("mmdysample", "DEF")
 _SETTINGS = "int kernel_size, int scale_factor, int groups, SymInt room, ScalarType dtype"
-_register_fake = getattr(torch.library, "register_fake", None) or torch.library.impl_abstract
 
 
 def _define(
@@ -34,10 +33,10 @@ def _define(
     _library.define(f"{name}(Tensor {maps[0]}, Tensor {maps[1]}, {_SETTINGS}) -> Tensor")
     _library.impl(name, compute, "CompositeExplicitAutograd")
 
-    def fake(first: Tensor, second: Tensor, *settings) -> Tensor:
+    def describe(first: Tensor, second: Tensor, *settings) -> Tensor:
         return window_tiles.like_layout(first, shape(first, second, *settings), settings[-1])
 
-    _register_fake(f"mmdysample::{name}")(fake)
+    _library.impl(name, describe, "Meta")
     operator = getattr(torch.ops.mmdysample, name).default
 
     def autograd(first: Tensor, second: Tensor, *settings) -> Tensor:
@@ -128,21 +127,19 @@ def check_windows(kernel_size: int, scale_factor: int, groups: int = 1) -> None:
             raise ValueError(f"{name} must be {accepted}, got {value!r}")
 
 
-def check_map(name: str, value: Tensor, shape: tuple[int | None, ...]) -> None:
-    """TypeError or ValueError unless ``value`` is a floating-point map; None fits any size."""
-    if not isinstance(value, Tensor) or not value.is_floating_point():
-        got = value.dtype if isinstance(value, Tensor) else type(value).__name__
-        raise TypeError(f"{name} must be a floating-point tensor, got {got}")
-    fits = value.dim() == len(shape) and all(
-        want is None or want == have for want, have in zip(shape, value.shape, strict=True)
-    )
-    if not fits:
-        sizes = [str(n) if n is not None else free for n, free in zip(shape, "BCHW", strict=True)]
-        raise ValueError(f"{name} must be ({', '.join(sizes)}), got {tuple(value.shape)}")
+def check_map(name: str, value: Tensor, shape: tuple[int, ...] | None = None) -> None:
+    """TypeError or ValueError unless ``value`` is a floating-point map, of ``shape`` if given."""
+    if not isinstance(value, Tensor):
+        raise TypeError(f"{name} must be a floating-point tensor, got {type(value).__name__}")
+    if not value.is_floating_point():
+        raise TypeError(f"{name} must be a floating-point tensor, got {value.dtype}")
+    if value.dim() != 4 or (shape is not None and tuple(value.shape) != shape):
+        raise ValueError(f"{name} must be {shape or '(B, C, H, W)'}, got {tuple(value.shape)}")
 
 
-def check_same_device(**maps: Tensor) -> None:
-    devices = {name: str(value.device) for name, value in maps.items()}
-    if len(set(devices.values())) > 1:
-        text = ", ".join(f"{name} on {device}" for name, device in devices.items())
-        raise ValueError(f"maps must be on one device, got {text}")
+def check_same_device(name: str, value: Tensor, other_name: str, other: Tensor) -> None:
+    """ValueError unless both maps are on one device."""
+    if value.device != other.device:
+        raise ValueError(
+            f"{name} and {other_name} must be on one device, got {value.device} and {other.device}"
+        )

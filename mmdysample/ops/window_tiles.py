@@ -134,6 +134,11 @@ def coarse_shape(pixels_map: Tensor, scale_factor: int) -> tuple[int, int, int, 
     return batch, channels, height // scale_factor, width // scale_factor
 
 
+def accumulation_dtype(*maps: Tensor) -> torch.dtype:
+    """float64 if one of the maps is, else float32."""
+    return torch.float64 if torch.float64 in [x.dtype for x in maps] else torch.float32
+
+
 def is_channels_last(x: Tensor) -> bool:
     return x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
 
@@ -201,9 +206,7 @@ class Tiling:
         self.n_taps = self.window**2
         self.n_pixels = (self.block * scale_factor) ** 2
         self.channels_last = is_channels_last(pixels_map)
-        dtype = torch.float32
-        for tensor in (coarse, pixels_map, kernel):
-            dtype = torch.promote_types(dtype, tensor.dtype)
+        dtype = accumulation_dtype(coarse, pixels_map, kernel)
         self.options = dict(dtype=dtype, device=coarse.device)
         self._scratch: Tensor | None = None
         self._choose_tile(room, accumulates)
