@@ -76,9 +76,9 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--workers",
         type=_whole_number(1, 256),
-        default=available_cores(),
+        default=min(available_cores(), 16),
         metavar="N",
-        help="processes that draw; default: as many as there are cores (%(default)s)",
+        help="processes that draw; default: as many as there are cores, 16 at most (%(default)s)",
     )
     parser.add_argument(
         "--overwrite",

@@ -90,8 +90,8 @@ def unfinished(out: Path, arguments: Arguments) -> Iterator[Path]:
     except FileExistsError:
         if not (partial / LOCK).is_file():
             raise ShapesError(
-                f"{partial}, where {out.name} would be drawn, exists and was not made by this tool: move "
-                "it away, or choose another OUT"
+                f"{partial}, where {out.name} would be drawn, was not made by this tool: "
+                "move it away, or choose another OUT"
             ) from None
     with open(partial / LOCK, "a") as lock:
         try:
