@@ -69,7 +69,7 @@ def test_an_unknown_name_is_answered_with_the_nearest(name):
 
 
 def test_an_unknown_name_like_none_other_is_answered_with_all():
-    with pytest.raises(ValueError, match="'xyz'; registered are .*Bilinear"):
+    with pytest.raises(ValueError, match=r"'xyz'; registered are .*Bilinear"):
         build_upsampler(dict(type="xyz"), 8)
 
 
