@@ -125,13 +125,17 @@ def run(argv: list[str] | None) -> None:
     what = (
         f"{arguments.train} + {arguments.val} pictures of {height}x{width}, seed {arguments.seed}"
     )
-    if is_finished(out, arguments, options.overwrite):
-        if not options.quiet:
-            print(f"{out} is there already: {what}")
-        return
-    check_free_space(out, arguments)
     start = time.monotonic()
-    draw(out, arguments, options.workers, options.quiet)
+    try:
+        if is_finished(out, arguments, options.overwrite):
+            if not options.quiet:
+                print(f"{out} is there already: {what}")
+            return
+        check_free_space(out, arguments)
+        draw(out, arguments, options.workers, options.quiet)
+    except OSError as error:  # a failing write, unlike a failing open, does not know its file
+        where = error.filename or out
+        raise ShapesError(f"cannot use {where}: {error.strerror or error}") from error
     if not options.quiet:
         print(f"{out}: {what}, drawn in {time.monotonic() - start:.1f} s")
 
@@ -146,10 +150,6 @@ def main(argv: list[str] | None = None) -> int:
         run(argv)
     except ShapesError as error:
         print(f"error: {error}", file=sys.stderr)
-        return 2
-    except OSError as error:
-        where = f" {error.filename}" if error.filename else ""
-        print(f"error: cannot write{where}: {error.strerror or error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("stopped: nothing was kept, the same command starts over", file=sys.stderr)
