@@ -128,8 +128,12 @@ need_writable "$(dirname "$VENV")" MMDYSAMPLE_VENV
 exec 9>>"$CACHE/locks/$(printf '%s' "$VENV" | sha256sum | cut -c 1-16)"
 take_lock 9 "at work on $VENV"
 
+# What set-ups that were killed outright have left, unless the lock says that one is at work there.
+for dir in "$CACHE"/wheels/*/; do
+    ! compgen -G "$dir/build.*" >/dev/null || flock -n "$dir/lock" rm -rf "$dir"/build.* || true
+done
 if [[ -d $PREVIOUS ]]; then
-    # A set-up was killed outright: keep what is complete.
+    # Keep what is complete.
     if [[ -f $STAMP ]]; then
         rm -rf "$PREVIOUS"
     elif [[ -f $INCOMPLETE || ! -e $VENV ]]; then
@@ -154,6 +158,7 @@ if must_make; then
     step 6 'mmdysample itself, editable; some seconds'
     install_project
     check_environment
+    step_done
     rm -rf "$scratch"
     scratch=
     write_stamp "$wanted_ops"

@@ -4,6 +4,7 @@
 
 log=        # of this run; removed when all went well
 keep_log=   # 1: keep it nevertheless
+step_started=
 log_start=0 # size of the log when the last command started
 child=      # the process group of the command that runs now
 building=   # 1: the environment is not complete yet
@@ -12,7 +13,14 @@ scratch=    # folder for temporary files
 say() { printf '%s\n' "$*"; }
 
 step() { # number, text
+    step_done
+    step_started=$SECONDS
     say "[$1/$STEPS] $2"
+}
+
+step_done() {
+    [[ -z $step_started ]] || say "      $(duration $((SECONDS - step_started)))"
+    step_started=
 }
 
 fail() { # exit status, sentence
@@ -44,7 +52,8 @@ stop_child() {
     kill -TERM -- "-$child" 2>/dev/null || true
     for _ in {1..50}; do
         kill -0 -- "-$child" 2>/dev/null || break
-        sleep 0.1
+        sleep "$pause"
+        pause=0.2
     done
     kill -KILL -- "-$child" 2>/dev/null || true
     wait "$child" 2>/dev/null || true
@@ -102,13 +111,14 @@ heartbeat() { # seconds since the command started
 # Runs a command with its output in the log, in a process group of its own so that it can be stopped
 # as a whole. (It inherits the locks: while it lives, no other set-up touches what it works on.)
 run() {
-    local started=$SECONDS status=0 next=30
+    local started=$SECONDS status=0 next=30 pause=0.03
     log_start=$(stat -c %s "$log")
     printf '\n$ %s\n' "$*" >>"$log"
     setsid "$@" </dev/null >>"$log" 2>&1 &
     child=$!
     while kill -0 "$child" 2>/dev/null; do
-        sleep 0.2
+        sleep "$pause"
+        pause=0.2
         if ((SECONDS - started >= next)); then
             heartbeat $((SECONDS - started))
             next=$((next + 30))
@@ -138,6 +148,6 @@ explain() { # what was being done
         line=$(grep -ao 'No matching distribution found for [^ ]*' "$log" | tail -n 1)
         fail 1 "the package index has no ${line##* } for this Python and platform ($1)."
     fi
-    line=$(tail -c "+$((log_start + 1))" "$log" | grep -aE '(^| )(fatal )?[eE](rror|RROR):' | head -n 1 || true)
+    line=$(tail -c "+$((log_start + 1))" "$log" | grep -aE '(^| )([A-Za-z]*Error|error|ERROR):' | head -n 1 || true)
     fail 1 "$1 failed${line:+ with: $(printf '%s' "$line" | cut -c 1-200)}."
 }
