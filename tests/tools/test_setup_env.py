@@ -108,7 +108,7 @@ class SetUp:
             stderr=subprocess.PIPE,
             text=True,
             cwd="/",
-            # A shell cannot trap what it was started to ignore, as under nohup or in a background job.
+            # A shell cannot trap what it was started to ignore, as in a background job.
             preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
 
