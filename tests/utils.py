@@ -16,6 +16,14 @@ TOLERANCES = {
     torch.bfloat16: 1.6e-2,
 }
 
+# The paper's four variants of DySample.
+DYSAMPLE_VARIANTS = {
+    "DySample": dict(),
+    "DySample+": dict(dyscope=True),
+    "DySample-S": dict(style="pl", groups=8),
+    "DySample-S+": dict(style="pl", groups=8, dyscope=True),
+}
+
 
 def assert_close(actual: Tensor, expected: Tensor, dtype: torch.dtype | None = None) -> None:
     """Fail unless shapes are equal and values are within the tolerance of ``dtype``.

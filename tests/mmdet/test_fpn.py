@@ -11,13 +11,12 @@ pytest.importorskip("mmdet", reason="needs mmdet: bash tools/setup_env.sh instal
 from mmdet.models.necks import FPN, FPN_CARAFE
 from mmdet.registry import MODELS
 from mmengine.config import ConfigDict
-from mmengine.runner import load_checkpoint
-from mmengine.runner.checkpoint import load_state_dict
 
 from mmdysample import DySample, Nearest
 from mmdysample.mmdet import UpsampleFPN
+from tests.loaders import LENIENT, LOADERS
 from tests.reference.dysample import dysample_torch
-from tests.utils import assert_close, randomize
+from tests.utils import DYSAMPLE_VARIANTS, assert_close, randomize
 
 IN_CHANNELS = [8, 16, 24, 32]
 OUT_CHANNELS = 16
@@ -25,12 +24,7 @@ SIZES = {
     "even": [(32, 48), (16, 24), (8, 12), (4, 6)],
     "odd": [(41, 61), (21, 31), (11, 16), (6, 8)],
 }
-VARIANTS = {
-    "DySample": dict(type="DySample"),
-    "DySample+": dict(type="DySample", dyscope=True),
-    "DySample-S": dict(type="DySample", style="pl", groups=8),
-    "DySample-S+": dict(type="DySample", style="pl", groups=8, dyscope=True),
-}
+VARIANTS = {name: dict(type="DySample", **cfg) for name, cfg in DYSAMPLE_VARIANTS.items()}
 
 
 def make_inputs(sizes="odd", batch=2) -> list[Tensor]:
@@ -252,31 +246,16 @@ def test_state_dict_names_are_the_authors(variant):
     assert neck.state_dict().keys() == expected
 
 
-def load_with_torch(model: nn.Module, state: dict, tmp_path) -> None:
-    model.load_state_dict(state, strict=False)
-
-
-def load_with_mmengine(model: nn.Module, state: dict, tmp_path) -> None:
-    load_state_dict(model, state, strict=False)
-
-
-def load_file_with_mmengine(model: nn.Module, state: dict, tmp_path) -> None:
-    torch.save(dict(state_dict=state), tmp_path / "model.pth")
-    load_checkpoint(model, str(tmp_path / "model.pth"), map_location="cpu")
-
-
 class Detector(nn.Module):
     def __init__(self, neck: nn.Module) -> None:
         super().__init__()
         self.neck = neck
 
 
-every_loader = pytest.mark.parametrize(
-    "load", [load_with_torch, load_with_mmengine, load_file_with_mmengine]
-)
+every_loader = pytest.mark.parametrize("load", LOADERS)
 
 
-@every_loader
+@pytest.mark.parametrize("load", LENIENT)
 def test_a_checkpoint_of_mmdets_fpn_loads(load, tmp_path):
     upstream = make(cls=FPN)
     neck = make(upsample_cfg=dict(type="DySample"))

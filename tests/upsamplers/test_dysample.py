@@ -9,14 +9,9 @@ from torch import Tensor, nn
 
 from mmdysample import DySample
 from tests.reference.dysample import dysample, dysample_torch
+from tests.utils import DYSAMPLE_VARIANTS as VARIANTS
 from tests.utils import assert_close, randomize
 
-VARIANTS = {
-    "DySample": dict(),
-    "DySample+": dict(dyscope=True),
-    "DySample-S": dict(style="pl", groups=8),
-    "DySample-S+": dict(style="pl", groups=8, dyscope=True),
-}
 every_variant = pytest.mark.parametrize("variant", VARIANTS)
 
 
