@@ -38,10 +38,10 @@ crop_size = (128, 128)
 train_pipeline = [
     dict(type="LoadImageFromFile"),
     dict(type="LoadAnnotations"),
-    dict(type="RandomResize", scale=image_scale, ratio_range=(0.8, 1.5), keep_ratio=True),
+    dict(type="RandomResize", scale=image_scale, ratio_range=(0.8, 1.25), keep_ratio=True),
     dict(type="RandomCrop", crop_size=crop_size, cat_max_ratio=0.75),
     dict(type="RandomFlip", prob=0.5),
-    dict(type="PhotoMetricDistortion"),
+    # no PhotoMetricDistortion: hue is a hint of the class here, and short runs need it
     dict(type="PackSegInputs"),
 ]
 test_pipeline = [
