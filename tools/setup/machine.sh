@@ -95,14 +95,14 @@ build = runpy.run_path(str(pathlib.Path(spec.origin).with_name("version.py")))
 print(build["__version__"], build["cuda"])'
 }
 
-# A folder with nvcc and headers of the given major version of CUDA.
+# A folder with nvcc of the given major version of CUDA and the headers of its libraries.
 find_cuda_home() { # major version
     local home nvcc
     nvcc=$(command -v nvcc || true)
     for home in "${CUDA_HOME:-}" ${nvcc:+"$(dirname "$(dirname "$(readlink -f "$nvcc")")")"} \
         /usr/local/cuda /usr/local/cuda-"$1"*; do
-        if [[ -f $home/include/cuda_runtime.h ]] &&
-            "$home/bin/nvcc" --version 2>/dev/null | grep -q "release $1\."; then
+        if [[ -f $home/include/cuda_runtime.h && -f $home/include/cusparse.h ]] &&
+            "$home/bin/nvcc" --version 2>/dev/null | grep "release $1\." >/dev/null; then
             printf '%s' "$home"
             return
         fi
@@ -120,7 +120,7 @@ choose_ops() { # version of torch's CUDA, or None
     elif [[ $1 == None ]]; then
         ops_why='this PyTorch is a CPU build'
     elif ! cuda_home=$(find_cuda_home "${1%%.*}"); then
-        ops_why="no CUDA ${1%%.*} toolkit with nvcc was found"
+        ops_why="no CUDA ${1%%.*} toolkit with nvcc and headers was found"
     else
         cuda_arch=${TORCH_CUDA_ARCH_LIST:-$(nvidia-smi --query-gpu=compute_cap --format=csv,noheader 2>/dev/null |
             sort -u | paste -sd ';' || true)}

@@ -57,7 +57,7 @@ install_mmcv() {
         fi
         need_compiler "$VENV/bin/python"
         need_space "$dir" 1000 'compiling mmcv'
-        step 4 "$MMCV, compiled once and kept in $dir; 5 to 15 minutes on 2 cores, longer for CUDA"
+        step 4 "$MMCV, compiled once and kept in $dir; 10 to 20 minutes on 2 cores, an hour for CUDA"
         say "      It gets operators for $ops${cuda_arch:+ $cuda_arch}${ops_why:+ ($ops_why)}."
         local kept=$scratch
         scratch=$dir/build.$$

@@ -130,7 +130,8 @@ run() {
 }
 
 in_log() { # extended regular expression: does the last command's output have it?
-    tail -c "+$((log_start + 1))" "$log" | grep -aqE "$1"
+    # Not grep -q, which would leave at the first hit and let the pipe fail.
+    tail -c "+$((log_start + 1))" "$log" | grep -aE "$1" >/dev/null
 }
 
 # Says in one sentence why the last command failed.
