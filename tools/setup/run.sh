@@ -143,7 +143,7 @@ explain() { # what was being done
         fail 1 "the headers of Python are missing ($1): install them (Debian and Ubuntu: python3-dev), or use another Python with PYTHON=."
     elif in_log 'Killed signal|cc1plus.*Killed|Cannot allocate memory|MemoryError|virtual memory exhausted'; then
         fail 1 "the memory did not suffice ($1): close other programs or run again with MAX_JOBS=1."
-    elif in_log 'NewConnectionError|Failed to establish|name resolution|Name or service not known|unreachable|Max retries exceeded|ConnectTimeout|ReadTimeout|ProxyError|SSLError|Connection (refused|reset|aborted|timed out)|IncompleteRead'; then
+    elif in_log 'NewConnectionError|Failed to establish|name resolution|Name or service not known|Network is unreachable|No route to host|Max retries exceeded|ConnectTimeout|ReadTimeout|ProxyError|SSLError|Connection (refused|reset|aborted|timed out)|IncompleteRead'; then
         fail 1 "the package index cannot be reached ($1): check the network, the proxy or pip's settings (pip config list), then run the same command again."
     elif in_log 'No matching distribution found'; then
         line=$(grep -ao 'No matching distribution found for [^ ]*' "$log" | tail -n 1)
