@@ -18,7 +18,7 @@ from mmdysample.engine.config import (
     load_config,
     set_work_dir,
 )
-from mmdysample.engine.errors import ArgumentParser, run_tool
+from mmdysample.engine.errors import ArgumentParser, add_hint, run_tool
 from mmdysample.engine.families import family_of
 from mmdysample.engine.resume import plan_resume
 from mmdysample.engine.runner import RestartableRunner
@@ -77,9 +77,8 @@ def main() -> None:
     try:
         build_runner(cfg).train()
     except (KeyboardInterrupt, OSError) as error:
-        again = [sys.executable, sys.argv[0], args.config, "--work-dir", cfg.work_dir, "--resume"]
-        notes = getattr(error, "__notes__", [])
-        error.__notes__ = [*notes, f"to continue: {shlex.join(again)}"]
+        again = ["python", sys.argv[0], args.config, "--work-dir", cfg.work_dir, "--resume"]
+        add_hint(error, f"to continue: {shlex.join(again)}")
         raise
 
 

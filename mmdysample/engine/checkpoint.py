@@ -28,6 +28,7 @@ from torch._weights_only_unpickler import _get_allowed_globals
 from mmdysample.engine.errors import UserError
 
 _torch_load = torch.load
+_ARCHIVE, _PICKLE = b"PK\x03\x04", b"\x80"
 _STATISTICS = ("min", "max", "current", "mean")
 _DTYPES = "?bBhHiIlLqQefdgFDOSU"
 
@@ -141,7 +142,7 @@ def _refusal(name: str, error: Exception) -> str:
 def check_is_whole(path: str | os.PathLike) -> None:
     """Raise CheckpointError unless ``path`` is a file whose archive is complete and unchanged.
 
-    Files of torch before 1.6 are no archives; they are only known to exist.
+    Files of torch before 1.6 are no archives: whether they are whole is seen when they are read.
     """
     path = Path(path).expanduser()
     if not path.exists():
@@ -149,9 +150,13 @@ def check_is_whole(path: str | os.PathLike) -> None:
     if path.is_dir():
         raise CheckpointError(f"checkpoint {path} is a folder, not a file")
     with path.open("rb") as file:
-        is_archive = file.read(4) == b"PK\x03\x04"
-    if not is_archive:
+        head = file.read(4)
+    if not head:
+        raise CheckpointError(f"checkpoint {path} is empty")
+    if head[:1] == _PICKLE:
         return
+    if head != _ARCHIVE:
+        raise CheckpointError(f"checkpoint {path} is not a file of torch.save")
     try:
         with zipfile.ZipFile(path) as archive:
             damaged = archive.testzip()

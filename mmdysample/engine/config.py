@@ -40,7 +40,8 @@ def load_config(path: str, options: dict[str, Any] | None, needed: tuple[str, ..
             place that an option names.
     """
     if not os.path.isfile(path):
-        raise UserError(f"config {path} does not exist")
+        what = "is a folder, not a file" if os.path.isdir(path) else "does not exist"
+        raise UserError(f"config {path} {what}")
     try:
         cfg = Config.fromfile(path)
     except Exception as error:
@@ -59,16 +60,18 @@ def load_config(path: str, options: dict[str, Any] | None, needed: tuple[str, ..
 
 
 def _reason(error: Exception, path: str) -> str:
-    text = (str(error).strip().splitlines() or [""])[0]
+    # mmengine's own text about a failed import does not say what was missing.
+    while isinstance(error, ImportError) and isinstance(error.__context__, ImportError):
+        error = error.__context__
     if isinstance(error, SyntaxError):
         return f"line {error.lineno}: {error.msg}"
-    name = os.path.basename(path)
     lines = [
         frame.lineno
         for frame in traceback.extract_tb(error.__traceback__)
-        if os.path.basename(frame.filename) == name
+        if os.path.realpath(frame.filename) == os.path.realpath(path)
     ]
     where = f"line {lines[-1]}: " if lines else ""
+    text = (str(error).strip().splitlines() or [""])[0]
     return f"{where}{type(error).__name__}: {text}"
 
 

@@ -88,6 +88,12 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
         link = link.__cause__ or link.__context__
 
 
+def add_hint(error: BaseException, hint: str) -> None:
+    """Add to an interrupt or a full disk what the user can do about it."""
+    # As `add_note` does, which Python 3.10 does not have.
+    error.__notes__ = [*getattr(error, "__notes__", []), hint]
+
+
 def _hint(error: BaseException) -> str:
     return "".join(f"; {note}" for note in getattr(error, "__notes__", []))
 
@@ -174,7 +180,8 @@ def _registered(registry) -> dict[str, set[str]]:
 def _type_left_out(error: KeyError) -> str | None:
     if "must contain the key" not in str(error):
         return None
-    return f"a part of the config has no 'type': {_local(error, 'cfg')}"
+    keys = ", ".join(_local(error, "cfg") or ())
+    return f"a part of the config has no 'type'; its keys are: {keys or 'none'}"
 
 
 @_explainer(TypeError)
@@ -236,7 +243,7 @@ def _file_system(error: OSError) -> str | None:
         return f"no space left to write {path or 'a file'}{_hint(error)}"
     if error.errno is None or error.filename is None:
         return None
-    return f"{error.filename}: {os.strerror(error.errno).lower()}{_hint(error)}"
+    return f"{error.filename}: {os.strerror(error.errno).lower()}"
 
 
 @_explainer(FileNotFoundError)

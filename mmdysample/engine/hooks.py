@@ -9,6 +9,7 @@ from mmengine.dist import get_rank, is_main_process
 from mmengine.hooks import CheckpointHook, Hook
 
 from mmdysample.engine.atomic import write_text
+from mmdysample.engine.errors import add_hint
 from mmdysample.engine.seeding import seed_everything
 
 
@@ -60,7 +61,7 @@ class LosslessCheckpointHook(CheckpointHook):
                 write_text(os.path.join(runner.work_dir, "last_checkpoint"), path)
         except OSError as error:
             error.filename = path
-            error.__notes__ = ["the checkpoints before it are untouched"]
+            add_hint(error, "the checkpoints before it are untouched")
             raise
         if outdated is not None:
             name = self.filename_tmpl.format(outdated)

@@ -140,10 +140,10 @@ def _checkpoint_names(cfg: Config) -> tuple[Path, re.Pattern]:
         "epoch_{}.pth" if hook.get("by_epoch", True) else "iter_{}.pth"
     )
     pattern = re.escape(template).replace(re.escape("{}"), r"(\d+)", 1)
-    work_dir = Path(cfg.work_dir)
-    if hook.get("out_dir") and os.path.abspath(hook["out_dir"]) != os.path.abspath(work_dir):
-        return Path(hook["out_dir"]) / work_dir.resolve().name, re.compile(pattern)
-    return work_dir, re.compile(pattern)
+    work_dir = Path(os.path.abspath(cfg.work_dir))
+    out_dir = Path(os.path.abspath(hook.get("out_dir") or work_dir))
+    folder = work_dir if out_dir == work_dir else out_dir / work_dir.name
+    return folder, re.compile(pattern)
 
 
 def _say(message: str) -> None:

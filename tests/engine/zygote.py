@@ -119,6 +119,7 @@ def _become(order: dict, files: list[str]) -> None:
         os.environ.update(order["env"])
         sys.argv = order["argv"]
         sys.path[0] = os.path.dirname(sys.argv[0])
+        sys.path[1:1] = filter(None, order["env"].get("PYTHONPATH", "").split(os.pathsep))
         runpy.run_path(sys.argv[0], run_name="__main__")
         status = 0
     except SystemExit as end:

@@ -136,7 +136,7 @@ test_dataloader = val_dataloader
 val_evaluator = dict(type="CocoMetric", ann_file="DATA/annotations.json", metric="bbox")
 test_evaluator = val_evaluator
 
-train_cfg = dict(type="EpochBasedTrainLoop", max_epochs=3, val_interval=100)
+train_cfg = dict(type="EpochBasedTrainLoop", max_epochs=3, val_begin=100)
 val_cfg = dict(type="ValLoop")
 test_cfg = dict(type="TestLoop")
 optim_wrapper = dict(
