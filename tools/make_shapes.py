@@ -18,17 +18,21 @@ import time
 from pathlib import Path
 from typing import NoReturn
 
-from shapes.files import (
-    BYTES_PER_PICTURE,
-    BYTES_PER_PIXEL,
-    MAX_IMAGES,
-    SPLITS,
-    Arguments,
-    make_folders,
-    write_annotations,
-)
-from shapes.folder import ShapesError, is_finished, unfinished
-from shapes.workers import Progress, available_cores, draw_pictures
+try:
+    from shapes.files import (
+        BYTES_PER_PICTURE,
+        BYTES_PER_PIXEL,
+        MAX_IMAGES,
+        SPLITS,
+        Arguments,
+        make_folders,
+        write_annotations,
+    )
+    from shapes.folder import ShapesError, is_finished, unfinished
+    from shapes.workers import Progress, available_cores, draw_pictures
+except ModuleNotFoundError as error:
+    print(f"error: {error.name} is not installed: pip install numpy opencv-python", file=sys.stderr)
+    sys.exit(2)
 
 
 class _Parser(argparse.ArgumentParser):

@@ -219,6 +219,13 @@ def test_bad_arguments(tmp_path, arguments, parts):
     assert (tmp_path / "file").read_text() == "kept"
 
 
+def test_missing_opencv(tmp_path):
+    (tmp_path / "cv2.py").write_text("raise ModuleNotFoundError('No cv2', name='cv2')")
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    assert_refused(make(tmp_path / "new", env=environment), "cv2 is not installed", "opencv")
+    assert not (tmp_path / "new").exists()
+
+
 def test_folder_without_permission(tmp_path):
     def obey_permissions():
         """Take the right to write anywhere (CAP_DAC_OVERRIDE) from root; others do not have it."""
