@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
+
+import pytest
 import torch
 from torch import Tensor, nn
 
@@ -15,6 +18,11 @@ TOLERANCES = {
     torch.float16: 2e-3,
     torch.bfloat16: 1.6e-2,
 }
+
+needs_compiler = pytest.mark.skipif(
+    not any(map(shutil.which, ("c++", "g++", "clang++"))),
+    reason="needs a C++ compiler: torch.compile calls c++, g++ or clang++ from the PATH",
+)
 
 # The paper's four variants of DySample.
 DYSAMPLE_VARIANTS = {

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from mmdysample.ops import point_sample
 from tests.reference.point_sample import point_sample as point_sample_loop
-from tests.utils import assert_close
+from tests.utils import assert_close, needs_compiler
 
 # batch, channels, height, width, scale_factor, groups
 SHAPES = [
@@ -153,6 +153,7 @@ def test_autocast_changes_nothing(dtype, device):
     assert torch.equal(out, point_sample(x, offset, 2, 2))
 
 
+@needs_compiler
 def test_compiles_in_one_graph(device):
     inputs = make_inputs(2, 8, 5, 7, 2, 4, device=device, dtype=torch.float32)
     grads = []

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from mmdysample import Upsampler, build_upsampler, list_upsamplers
 from mmdysample.registry import get_upsampler
-from tests.utils import assert_close, randomize
+from tests.utils import assert_close, needs_compiler, randomize
 
 IN_CHANNELS = 32
 GUIDE_CHANNELS = 64
@@ -332,6 +332,7 @@ def test_compiles_in_one_graph(name, cfg, device):
     assert_close(compiled(inputs[0].detach(), guide, size=(9, 14)), outs[0])
 
 
+@needs_compiler
 @every_class
 def test_compiles_to_machine_code(name, device):
     up = randomize(build(name, device=device)).eval()
