@@ -8,6 +8,7 @@ resume.py       which checkpoint a run continues from
 runner.py       the Runner that puts these together
 config.py       edits that a command line and a machine make to a config
 families.py     what differs between mmdet and mmseg
+dump.py         predictions are written whole or not at all
 distributed.py  launchers and process groups, also without a GPU
 launch.py       torchrun without its traceback
 errors.py       a user's error is one sentence

@@ -69,6 +69,8 @@ class _AllowListUnpickler(pickle.Unpickler):
 
     def find_class(self, module: str, name: str) -> Any:
         allowed = {**_get_allowed_globals(), **allowed_globals()}
+        # torch.save writes pickles that Python 2 could read.
+        module = "builtins" if module == "__builtin__" else module
         try:
             return allowed[f"{module}.{name}"]
         except KeyError:

@@ -216,8 +216,10 @@ def _no_sample_left(error: ValueError) -> str | None:
 
 def empty_data_set(dataset) -> str:
     """The sentence for a data set without samples."""
-    while hasattr(dataset, "dataset"):
-        dataset = dataset.dataset
+    # Wrappers: the tools' own, and data sets of data sets.
+    for inner in ("_wrapped", "dataset"):
+        while hasattr(dataset, inner):
+            dataset = getattr(dataset, inner)
     places = [getattr(dataset, "ann_file", None), *getattr(dataset, "data_prefix", {}).values()]
     where = ", ".join(str(place) for place in places if place) or "its files"
     filters = getattr(dataset, "filter_cfg", None)

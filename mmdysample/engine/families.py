@@ -80,7 +80,8 @@ class MMDet(Family):
         evaluators = cfg.test_evaluator
         if not isinstance(evaluators, (list, tuple)):
             evaluators = [evaluators]
-        cfg.test_evaluator = [*evaluators, dict(type="DumpDetResults", out_file_path=out)]
+        importlib.import_module("mmdysample.engine.dump")
+        cfg.test_evaluator = [*evaluators, dict(type="DumpWholeDetResults", out_file_path=out)]
 
     def augment(self, cfg: Config) -> None:
         """The config's tta_model and tta_pipeline, else the image and its mirror image."""

@@ -23,7 +23,8 @@ class SeedEachIteration(Hook):
     priority = "VERY_HIGH"
 
     def before_train_iter(self, runner, batch_idx: int, data_batch=None) -> None:
-        seed_everything(runner.seed, get_rank(), runner.iter)
+        # A fourth number, which samples (seed, epoch, draw) do not have.
+        seed_everything(runner.seed, get_rank(), runner.iter, 1)
 
 
 class LosslessCheckpointHook(CheckpointHook):

@@ -8,6 +8,7 @@ from typing import Any
 import cv2
 import numpy as np
 import torch
+from matplotlib.backend_bases import FigureCanvasBase
 from mmengine.config import Config
 from mmengine.dataset import Compose, pseudo_collate
 from mmengine.device import get_device
@@ -48,6 +49,17 @@ def read_image(path: str) -> np.ndarray:
     if image is None:
         raise UserError(f"image {path} cannot be read: it is damaged or in no known format")
     return image
+
+
+def check_picture_path(path: str) -> str:
+    """``path`` if matplotlib can write a picture there; UserError if not."""
+    known = FigureCanvasBase.get_supported_filetypes()
+    folder, name = os.path.split(os.path.abspath(path))
+    if os.path.splitext(name)[1][1:].lower() not in known:
+        raise UserError(f"--out {path}: the name must end in one of .{', .'.join(sorted(known))}")
+    if not os.path.isdir(folder) or not os.access(folder, os.W_OK):
+        raise UserError(f"--out {path}: the folder {folder} does not exist or is not writable")
+    return path
 
 
 def load_input(cfg: Config, image_path: str) -> dict[str, Any]:
