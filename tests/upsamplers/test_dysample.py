@@ -239,6 +239,12 @@ def test_init_pos_is_never_half_precision(name, device):
     assert up.state_dict()["init_pos"].data_ptr() == up.init_pos.data_ptr()
 
 
+def test_init_pos_moves_with_the_weights():
+    up = DySample(8).to("meta", torch.float16)
+    assert up.offset.weight.is_meta and up.init_pos.is_meta
+    assert up.init_pos.dtype == torch.float32
+
+
 @pytest.mark.parametrize("variant", ["DySample+", "DySample-S+"])
 def test_checkpoints_with_a_scope_bias(variant, device):
     """The authors' code had one until March 2024; it takes part, but is not trained."""
