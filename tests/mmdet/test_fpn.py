@@ -135,6 +135,20 @@ def test_extra_levels_in_the_top_down_path_are_mmdets_fpn_carafe(levels, layers,
     assert_bit_equal(ours, upstream, make_inputs(sizes))
 
 
+@pytest.mark.parametrize("no_norm_on_lateral", [False, True])
+def test_extra_levels_have_the_layers_of_the_others(no_norm_on_lateral):
+    neck = make(
+        num_outs=6,
+        top_down_extra_levels=True,
+        no_norm_on_lateral=no_norm_on_lateral,
+        norm_cfg=dict(type="BN"),
+        act_cfg=dict(type="ReLU"),
+    )
+    assert [conv.with_norm for conv in neck.lateral_convs] == [not no_norm_on_lateral] * 6
+    assert [conv.with_norm for conv in neck.fpn_convs] == [True] * 6
+    assert all(conv.with_activation for conv in [*neck.lateral_convs, *neck.fpn_convs])
+
+
 @pytest.mark.parametrize("sizes", SIZES)
 @pytest.mark.parametrize("extra_levels", [False, True], ids=["three-stage", "four-stage"])
 @pytest.mark.parametrize("variant", VARIANTS)
