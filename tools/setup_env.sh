@@ -24,6 +24,7 @@ ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 VENV=$(realpath -ms "${MMDYSAMPLE_VENV:-$ROOT/.venv}")
 CACHE=$(realpath -ms "${MMDYSAMPLE_CACHE:-${XDG_CACHE_HOME:-${HOME:-/tmp}/.cache}/mmdysample}")
 PREVIOUS=$VENV.before-setup
+DISCARDED=$VENV.setup-discarded
 STAMP=$VENV/mmdysample-setup.txt
 INCOMPLETE=$VENV/mmdysample-setup.incomplete
 LOCK=$ROOT/requirements/lock.txt
@@ -51,7 +52,7 @@ pip() {
 make_venv() {
     step 1 "Virtual environment in $VENV with $("$python" -V) ($python); some seconds"
     if [[ -f $INCOMPLETE && ! -f $STAMP ]]; then
-        rm -rf "$VENV"
+        restore_previous
     elif [[ -d $VENV ]]; then
         mv "$VENV" "$PREVIOUS"
     fi
@@ -132,6 +133,7 @@ take_lock 9 "at work on $VENV"
 for dir in "$CACHE"/wheels/*/; do
     ! compgen -G "$dir/build.*" >/dev/null || flock -n "$dir/lock" rm -rf "$dir"/build.* || true
 done
+rm -rf "$DISCARDED"
 if [[ -d $PREVIOUS ]]; then
     # Keep what is complete.
     if [[ -f $STAMP ]]; then

@@ -349,6 +349,15 @@ def test_the_run_after_a_killed_one_heals(setup: SetUp, earlier: bool) -> None:
         assert "[7/7]" in output
 
 
+def test_removes_what_was_being_removed_when_a_set_up_was_killed(complete: SetUp) -> None:
+    discarded = complete.project / ".venv.setup-discarded"
+    discarded.mkdir()
+    (discarded / "half").touch()
+    assert complete.run()[0] == 0
+    assert not discarded.exists()
+    assert (complete.venv / "known").exists()
+
+
 def test_of_two_at_once_the_second_waits_and_has_nothing_left_to_do(setup: SetUp) -> None:
     processes = [setup.start(), setup.start()]
     outputs = [process.communicate(timeout=60)[0] for process in processes]

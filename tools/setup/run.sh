@@ -60,9 +60,13 @@ stop_child() {
     child=
 }
 
-restore_previous() { # of an environment that is not complete: take the earlier one back, if any
-    rm -rf "$VENV"
+# Removes an environment that is not complete and takes the earlier one back, if there is one. It is
+# moved before it is removed, so that being killed here leaves no part of it under its name.
+restore_previous() {
+    rm -rf "$DISCARDED"
+    [[ ! -e $VENV ]] || mv "$VENV" "$DISCARDED"
     [[ ! -d $PREVIOUS ]] || mv "$PREVIOUS" "$VENV"
+    rm -rf "$DISCARDED"
 }
 
 clean_up() {
