@@ -8,6 +8,7 @@ a checkpoint that asks for anything else is refused before it gets it.
 
 from __future__ import annotations
 
+import codecs
 import functools
 import os
 import pickle
@@ -51,6 +52,8 @@ def allowed_globals() -> dict[str, Any]:
     allowed = {
         "mmengine.logging.history_buffer.HistoryBuffer": HistoryBuffer,
         "builtins.getattr": history_statistic,
+        # The bytes of numpy's arrays; torch allows it by itself since 2.6.
+        "_codecs.encode": codecs.encode,
         "numpy.ndarray": np.ndarray,
         "numpy.dtype": np.dtype,
     }
@@ -117,6 +120,8 @@ def load_checkpoint_file(path: Any, map_location: Any = None, *, lazy: bool = Fa
     name = os.fspath(path) if named else getattr(path, "name", "the checkpoint")
     if named:
         check_is_whole(path)
+        # torch before 2.2 maps no file whose name is a Path into memory.
+        path = name = os.path.expanduser(name)
     try:
         loaded = unpickle(path, map_location, mmap=lazy and named and zipfile.is_zipfile(path))
     except pickle.UnpicklingError as error:

@@ -104,11 +104,13 @@ def _safe_loading():
     install_safe_loading()
 
 
-def test_model_and_data_draw_by_place(tmp_path):
+@pytest.mark.parametrize("workers", [0, 1])
+def test_model_and_data_draw_by_place(tmp_path, workers):
     """Of two runs, one of which draws more numbers on the way, both see the same."""
-    first = runner(tmp_path / "first")
+    loader = {**LOADER, "num_workers": workers}
+    first = runner(tmp_path / "first", train_dataloader=loader)
     first.train()
-    second = runner(tmp_path / "second")
+    second = runner(tmp_path / "second", train_dataloader=loader)
     second.register_hook(Disturbing())
     second.train()
     assert seen(first) == seen(second)
