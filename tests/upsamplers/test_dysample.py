@@ -151,6 +151,17 @@ def test_positions_are_float32_in_a_wide_half_precision_map(dtype, device):
     torch.testing.assert_close(out, expected, rtol=1e-3, atol=1e-3)
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+def test_the_scope_is_applied_in_float32(dtype, device):
+    """Only the convolutions run in half precision."""
+    up = randomize(DySample(8, dyscope=True), 0.4).to(device, dtype)
+    x = torch.randn(2, 8, 3, 4).to(device, dtype)
+    moved = 0.5 * up.offset(x).float() * up.scope(x).float().sigmoid()
+    offset = up.sampling_offset(x)
+    assert offset.dtype == torch.float32
+    assert_close(offset, up.init_pos + moved)
+
+
 # What the paper counts: weights without biases.
 COUNTS = {"DySample": 8192, "DySample+": 16384, "DySample-S": 1024, "DySample-S+": 2048}
 
