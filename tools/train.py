@@ -77,8 +77,12 @@ def main() -> None:
     try:
         build_runner(cfg).train()
     except (KeyboardInterrupt, OSError) as error:
-        again = ["python", sys.argv[0], args.config, "--work-dir", cfg.work_dir, "--resume"]
-        add_hint(error, f"to continue: {shlex.join(again)}")
+        again = shlex.join(
+            ["python", sys.argv[0], args.config, "--work-dir", cfg.work_dir, "--resume"]
+        )
+        if args.launcher != "none":
+            again = "the same command with --resume"
+        add_hint(error, f"to continue: {again}")
         raise
 
 

@@ -7,9 +7,11 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+DRAFT_SUFFIX = ".tmp"
+
 
 @contextlib.contextmanager
-def replacing(path: str | os.PathLike, suffix: str = ".tmp") -> Iterator[Path]:
+def replacing(path: str | os.PathLike, suffix: str = DRAFT_SUFFIX) -> Iterator[Path]:
     """Give a path to write to, which takes the place of ``path`` when the block has succeeded.
 
     A kill at any moment leaves the earlier ``path`` as it was; at worst a file that ends in

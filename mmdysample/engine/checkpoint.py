@@ -156,26 +156,32 @@ def check_is_whole(path: str | os.PathLike) -> None:
         raise CheckpointError(f"checkpoint {path} does not exist")
     if path.is_dir():
         raise CheckpointError(f"checkpoint {path} is a folder, not a file")
-    with path.open("rb") as file:
+    found = path.stat()
+    fault = _fault(str(path), found.st_size, found.st_mtime_ns)
+    if fault:
+        raise CheckpointError(f"checkpoint {path} {fault}")
+
+
+@functools.lru_cache
+def _fault(path: str, size: int, changed: int) -> str | None:
+    """What is wrong with a file, read once as long as its ``size`` and time of change stay."""
+    with open(path, "rb") as file:
         head = file.read(4)
     if not head:
-        raise CheckpointError(f"checkpoint {path} is empty")
+        return "is empty"
     if head[:1] == _PICKLE:
-        return
+        return None
     if head != _ARCHIVE:
-        raise CheckpointError(f"checkpoint {path} is not a file of torch.save")
+        return "is not a file of torch.save"
     try:
         with zipfile.ZipFile(path) as archive:
             damaged = archive.testzip()
             scripted = any(entry.endswith("/constants.pkl") for entry in archive.namelist())
     except (zipfile.BadZipFile, EOFError, OSError) as error:
-        raise CheckpointError(
-            f"checkpoint {path} is cut off or damaged ({str(error).lower()})"
-        ) from error
+        return f"is cut off or damaged ({str(error).lower()})"
     if damaged:
-        raise CheckpointError(f"checkpoint {path} is damaged: {damaged} has a wrong checksum")
-    if scripted:
-        raise CheckpointError(f"checkpoint {path} is a TorchScript program, not a checkpoint")
+        return f"is damaged: {damaged} has a wrong checksum"
+    return "is a TorchScript program, not a checkpoint" if scripted else None
 
 
 def install_safe_loading() -> None:

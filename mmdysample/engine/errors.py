@@ -52,7 +52,8 @@ def run_tool(main: Callable[[], None]) -> int:
     try:
         main()
     except KeyboardInterrupt as error:
-        print(f"\ninterrupted{_hint(error)}", file=sys.stderr)
+        if is_rank_zero():
+            print(f"\ninterrupted{_hint(error)}", file=sys.stderr, flush=True)
         return INTERRUPTED_STATUS
     except Exception as error:
         sentence = explain(error)
@@ -98,9 +99,14 @@ def _hint(error: BaseException) -> str:
     return "".join(f"; {note}" for note in getattr(error, "__notes__", []))
 
 
+def is_rank_zero() -> bool:
+    # The process group, which would know, may be what has failed.
+    return os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0")) == "0"
+
+
 def _leave_to_rank_zero() -> None:
     """All processes of a run mostly fail alike: give the first one the time to say so alone."""
-    if os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0")) != "0":
+    if not is_rank_zero():
         time.sleep(SECONDS_LEFT_TO_RANK_ZERO)
 
 

@@ -4,11 +4,12 @@ iteration alone."""
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 from mmengine.dist import get_rank, is_main_process
 from mmengine.hooks import CheckpointHook, Hook
 
-from mmdysample.engine.atomic import write_text
+from mmdysample.engine.atomic import DRAFT_SUFFIX, write_text
 from mmdysample.engine.errors import add_hint
 from mmdysample.engine.seeding import seed_everything
 
@@ -33,6 +34,13 @@ class LosslessCheckpointHook(CheckpointHook):
     mmengine deletes first: a kill or a full disk while the new one is being written would leave
     nothing with ``max_keep_ckpts=1``.
     """
+
+    def before_train(self, runner) -> None:
+        super().before_train(runner)
+        if is_main_process() and "://" not in self.out_dir:
+            # What killed runs did not finish writing.
+            for draft in Path(self.out_dir).glob(self.filename_tmpl.format("*") + DRAFT_SUFFIX):
+                draft.unlink()
 
     def _save_checkpoint_with_step(self, runner, step, meta) -> None:
         outdated = None

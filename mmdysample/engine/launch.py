@@ -9,6 +9,7 @@ from __future__ import annotations
 import socket
 import sys
 
+from torch.distributed.elastic.multiprocessing.api import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.run import main as torchrun
 
@@ -45,8 +46,9 @@ def main(arguments: list[str]) -> int:
             if status in statuses:
                 return status
         raise
-    except KeyboardInterrupt:
-        return INTERRUPTED_STATUS
+    except SignalException as error:
+        # The processes have been told, and have said what there is to say.
+        return 128 + error.sigval
     return 0
 
 

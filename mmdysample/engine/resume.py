@@ -11,6 +11,7 @@ from mmengine.config import Config
 from mmengine.logging import print_log
 
 from mmdysample.engine.checkpoint import CheckpointError, check_is_whole, load_checkpoint_file
+from mmdysample.engine.errors import is_rank_zero
 
 
 class Position(NamedTuple):
@@ -148,5 +149,5 @@ def _checkpoint_names(cfg: Config) -> tuple[Path, re.Pattern]:
 
 def _say(message: str) -> None:
     # The run's own logger does not exist yet.
-    if os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0")) == "0":
+    if is_rank_zero():
         print_log(message)

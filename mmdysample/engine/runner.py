@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import re
 from typing import Any
@@ -10,6 +11,7 @@ from mmengine.device import get_device
 from mmengine.dist import is_main_process
 from mmengine.hooks import CheckpointHook
 from mmengine.model import is_model_wrapper, revert_sync_batchnorm
+from mmengine.registry import LOOPS
 from mmengine.runner import BaseLoop, IterBasedTrainLoop, Runner
 from torch import nn
 
@@ -58,16 +60,14 @@ class RestartableRunner(Runner):
         if isinstance(self._train_dataloader, dict):
             self._train_dataloader = self._placed(self._train_dataloader, loop, position)
         built = super().build_train_loop(loop)
-        if position is not None and isinstance(built, IterBasedTrainLoop):
+        positioned = isinstance(built.dataloader.batch_sampler, PlacedBatchSampler)
+        if position is not None and positioned and isinstance(built, IterBasedTrainLoop):
             built.dataloader_iterator = _Skipped(built.dataloader_iterator, position.iteration)
         return built
 
     def _placed(self, dataloader: dict, loop: Any, position) -> dict:
         """Config of a dataloader whose batches know their place and start at ``position``."""
-        kind = loop.get("type") if isinstance(loop, dict) else type(loop)
-        endless = kind in ("IterBasedTrainLoop", IterBasedTrainLoop) or (
-            kind is None and not loop.get("by_epoch", True)
-        )
+        endless = _counts_iterations(loop)
         skip = 0
         if position is not None:
             skip = position.iteration if endless else position.iterations_into_epoch
@@ -129,6 +129,19 @@ class RestartableRunner(Runner):
             )
 
 
+def _counts_iterations(loop: Any) -> bool:
+    """Whether a training loop, or the one of a config, draws batches without end."""
+    if isinstance(loop, BaseLoop):
+        return isinstance(loop, IterBasedTrainLoop)
+    if "type" not in loop:
+        return not loop["by_epoch"]
+    kind = loop["type"]
+    if isinstance(kind, str):
+        with LOOPS.switch_scope_and_registry(None) as registry:
+            kind = registry.get(kind)
+    return inspect.isclass(kind) and issubclass(kind, IterBasedTrainLoop)
+
+
 class _Skipped:
     """Stands in for the iterator of an iteration-based loop that was positioned already.
 
@@ -138,7 +151,11 @@ class _Skipped:
 
     def __init__(self, iterator: Any, count: int):
         self._iterator = iterator
-        self._count = count
+        # The loop of the onedl fork calls `skip_iter` instead of drawing.
+        self._count = 0 if hasattr(iterator, "skip_iter") else count
+
+    def skip_iter(self, count: int) -> None:
+        """Nothing to do: the sampler has skipped them."""
 
     def __iter__(self) -> _Skipped:
         return self

@@ -14,13 +14,14 @@ pytest.importorskip("mmengine", reason="needs mmengine: bash tools/setup_env.sh 
 from mmengine.evaluator import BaseMetric
 from mmengine.hooks import CheckpointHook
 from mmengine.model import BaseModel
+from mmengine.runner import IterBasedTrainLoop
 from torch import nn
 from torch.utils.data import Dataset
 
 from mmdysample.engine.checkpoint import CheckpointError, install_safe_loading
 from mmdysample.engine.errors import UserError
 from mmdysample.engine.hooks import LosslessCheckpointHook
-from mmdysample.engine.runner import RestartableRunner
+from mmdysample.engine.runner import RestartableRunner, _counts_iterations
 
 
 class Numbers(Dataset):
@@ -228,6 +229,35 @@ def test_failed_write_keeps_what_was_there(tmp_path, monkeypatch):
     assert names(tmp_path / "w") == ["epoch_1.pth"]
     assert (tmp_path / "w" / "last_checkpoint").read_text().endswith("epoch_1.pth")
     assert caught.value.filename == str(tmp_path / "w" / "epoch_2.pth")
+
+
+def test_drafts_of_killed_runs_are_removed(tmp_path):
+    folder = tmp_path / "w"
+    folder.mkdir()
+    (folder / "epoch_7.pth.tmp").write_bytes(b"half")
+    (folder / "notes.tmp").write_text("the user's own")
+    runner(folder).train()
+    assert not (folder / "epoch_7.pth.tmp").exists()
+    assert (folder / "notes.tmp").exists()
+
+
+class OwnLoop(IterBasedTrainLoop):
+    pass
+
+
+@pytest.mark.parametrize(
+    ("loop", "expected"),
+    [
+        (dict(by_epoch=True, max_epochs=1), False),
+        (dict(by_epoch=False, max_iters=1), True),
+        (dict(type="EpochBasedTrainLoop"), False),
+        (dict(type="IterBasedTrainLoop"), True),
+        (dict(type="mmengine.IterBasedTrainLoop"), True),
+        (dict(type=OwnLoop), True),
+    ],
+)
+def test_which_loops_count_iterations(loop, expected):
+    assert _counts_iterations(loop) is expected
 
 
 def test_empty_data_set(tmp_path, monkeypatch):
