@@ -52,8 +52,7 @@ stop_child() {
     kill -TERM -- "-$child" 2>/dev/null || true
     for _ in {1..50}; do
         kill -0 -- "-$child" 2>/dev/null || break
-        sleep "$pause"
-        pause=0.2
+        sleep 0.1
     done
     kill -KILL -- "-$child" 2>/dev/null || true
     wait "$child" 2>/dev/null || true
@@ -142,7 +141,7 @@ in_log() { # extended regular expression: does the last command's output have it
 explain() { # what was being done
     local line
     if in_log 'No space left on device|Errno 28|Disk quota exceeded|Errno 122'; then
-        fail 1 "the disk is full ($1): free some space, or set MMDYSAMPLE_VENV, MMDYSAMPLE_CACHE or TMPDIR to another disk."
+        fail 1 "the disk is full ($1): free some space, or set MMDYSAMPLE_VENV and MMDYSAMPLE_CACHE to places on another disk."
     elif in_log 'Python\.h: No such file'; then
         fail 1 "the headers of Python are missing ($1): install them (Debian and Ubuntu: python3-dev), or use another Python with PYTHON=."
     elif in_log 'Killed signal|cc1plus.*Killed|Cannot allocate memory|MemoryError|virtual memory exhausted'; then
