@@ -28,7 +28,7 @@ def list_upsamplers() -> list[str]:
 
 def get_upsampler(name: str) -> type[nn.Module]:
     """The upsampler class registered as ``name``; ValueError if there is none."""
-    if name not in _UPSAMPLERS:
+    if not isinstance(name, str) or name not in _UPSAMPLERS:
         raise ValueError(
             f"unknown upsampler {name!r}{did_you_mean(name, _UPSAMPLERS)}; "
             f"registered are {', '.join(list_upsamplers())}"

@@ -18,17 +18,21 @@ import time
 from pathlib import Path
 from typing import NoReturn
 
-from shapes.files import (
-    BYTES_PER_PICTURE,
-    BYTES_PER_PIXEL,
-    MAX_IMAGES,
-    SPLITS,
-    Arguments,
-    make_folders,
-    write_annotations,
-)
-from shapes.folder import ShapesError, is_finished, unfinished
-from shapes.workers import Progress, available_cores, draw_pictures
+try:
+    from shapes.files import (
+        BYTES_PER_PICTURE,
+        BYTES_PER_PIXEL,
+        MAX_IMAGES,
+        SPLITS,
+        Arguments,
+        make_folders,
+        write_annotations,
+    )
+    from shapes.folder import ShapesError, is_finished, unfinished
+    from shapes.workers import Progress, available_cores, draw_pictures
+except ModuleNotFoundError as error:
+    print(f"error: {error.name} is not installed: pip install numpy opencv-python", file=sys.stderr)
+    sys.exit(2)
 
 
 class _Parser(argparse.ArgumentParser):
@@ -76,9 +80,9 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--workers",
         type=_whole_number(1, 256),
-        default=available_cores(),
+        default=min(available_cores(), 16),
         metavar="N",
-        help="processes that draw; default: as many as there are cores (%(default)s)",
+        help="processes that draw; default: as many as there are cores, 16 at most (%(default)s)",
     )
     parser.add_argument(
         "--overwrite",
@@ -125,13 +129,17 @@ def run(argv: list[str] | None) -> None:
     what = (
         f"{arguments.train} + {arguments.val} pictures of {height}x{width}, seed {arguments.seed}"
     )
-    if is_finished(out, arguments, options.overwrite):
-        if not options.quiet:
-            print(f"{out} is there already: {what}")
-        return
-    check_free_space(out, arguments)
     start = time.monotonic()
-    draw(out, arguments, options.workers, options.quiet)
+    try:
+        if is_finished(out, arguments, options.overwrite):
+            if not options.quiet:
+                print(f"{out} is there already: {what}")
+            return
+        check_free_space(out, arguments)
+        draw(out, arguments, options.workers, options.quiet)
+    except OSError as error:  # a failing write, unlike a failing open, does not know its file
+        where = error.filename or out
+        raise ShapesError(f"cannot use {where}: {error.strerror or error}") from error
     if not options.quiet:
         print(f"{out}: {what}, drawn in {time.monotonic() - start:.1f} s")
 
@@ -146,10 +154,6 @@ def main(argv: list[str] | None = None) -> int:
         run(argv)
     except ShapesError as error:
         print(f"error: {error}", file=sys.stderr)
-        return 2
-    except OSError as error:
-        where = f" {error.filename}" if error.filename else ""
-        print(f"error: cannot write{where}: {error.strerror or error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("stopped: nothing was kept, the same command starts over", file=sys.stderr)

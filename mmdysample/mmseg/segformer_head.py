@@ -13,6 +13,7 @@ from torch import Tensor
 from mmdysample.registry import build_upsampler
 from mmdysample.state_dict import count_stages, rename_prefix
 from mmdysample.upsamplers import Upsampler
+from mmdysample.upsamplers.base import one_of
 
 
 @MODELS.register_module()
@@ -35,7 +36,13 @@ class UpsampleSegformerHead(SegformerHead):
     def __init__(self, *, upsample_cfg: dict | None = None, **kwargs) -> None:
         super().__init__(**kwargs)
         if upsample_cfg is None:
-            upsample_cfg = dict(type=self.interpolate_mode.capitalize())
+            mode = one_of("interpolate_mode", self.interpolate_mode, ("bilinear", "nearest"))
+            if mode == "bilinear" and self.align_corners:
+                raise ValueError(
+                    "UpsampleSegformerHead interpolates with align_corners=False, got "
+                    "align_corners=True; set upsample_cfg, or use SegformerHead"
+                )
+            upsample_cfg = dict(type=mode.capitalize())
         levels = len(self.in_channels)
         self.upsample_modules = ModuleList(
             build_upsampler(upsample_cfg, self.channels, 2, guide_channels=self.channels)

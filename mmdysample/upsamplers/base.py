@@ -38,9 +38,11 @@ class Upsampler(nn.Module, ABC):
 
     def __new__(cls, *args, **kwargs):
         # Here, and not in `__init__`, so that the sentence is the same whichever registry built us.
-        accepted = [p for p in inspect.signature(cls.__init__).parameters if p != "self"]
+        parameters = inspect.signature(cls.__init__).parameters.values()
+        accepted = [p.name for p in parameters if p.name != "self"]
+        takes_any = any(p.kind is p.VAR_KEYWORD for p in parameters)
         for name, value in kwargs.items():
-            if name not in accepted:
+            if name not in accepted and not takes_any:
                 raise TypeError(
                     f"{cls.__name__} has no argument {name!r} (given {value!r})"
                     f"{did_you_mean(name, accepted)}; it accepts {', '.join(accepted)}"
@@ -152,6 +154,12 @@ class Upsampler(nn.Module, ABC):
         self, full: tuple[int, int], guide: Tensor | None, size: Sequence[int] | None
     ) -> tuple[int, int]:
         name = type(self).__name__
+        if size is not None and (
+            not isinstance(size, Sequence)
+            or len(size) != 2
+            or any(isinstance(length, float) for length in size)
+        ):
+            raise ValueError(f"{name}: size must be two integers (height, width), got {size!r}")
         if guide is not None:
             guide_size = (guide.shape[2], guide.shape[3])
             if size is not None and tuple(size) != guide_size:
@@ -160,8 +168,6 @@ class Upsampler(nn.Module, ABC):
         if size is None:
             return full
         size = tuple(size)
-        if len(size) != 2:
-            raise ValueError(f"{name}: size must be (height, width), got {size}")
         s = self.scale_factor
         for want, have in zip(size, full, strict=True):
             if want < 1 or (not self.any_size and not have - s < want <= have):

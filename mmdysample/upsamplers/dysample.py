@@ -66,7 +66,8 @@ class DySample(Upsampler):
         self.dyscope = dyscope
         if scope_factor is None:
             scope_factor = 0.5 if dyscope else 0.25
-        if not isinstance(scope_factor, int | float) or scope_factor <= 0:
+        number = isinstance(scope_factor, int | float) and not isinstance(scope_factor, bool)
+        if not number or not 0 < scope_factor < float("inf"):
             raise ValueError(f"scope_factor must be a number > 0 or None, got {scope_factor!r}")
         self.scope_factor = scope_factor
         self.initial_position = one_of("initial_position", initial_position, INITIAL_POSITIONS)

@@ -56,7 +56,7 @@ def is_finished(out: Path, arguments: Arguments, overwrite: bool) -> bool:
         made_with = " ".join(f"{name}={value}" for name, value in found["arguments"].items())
         raise ShapesError(
             f"{out} holds another Shapes data set ({made_with}, drawing version "
-            f"{found['version']}): add --overwrite to replace it, or choose another OUT"
+            f"{found.get('version')}): add --overwrite to replace it, or choose another OUT"
         )
     missing = [path for path in expected_files(arguments) if not (out / path).is_file()]
     if missing:
@@ -90,8 +90,8 @@ def unfinished(out: Path, arguments: Arguments) -> Iterator[Path]:
     except FileExistsError:
         if not (partial / LOCK).is_file():
             raise ShapesError(
-                f"{partial}, where {out.name} would be drawn, exists and was not made by this tool: move "
-                "it away, or choose another OUT"
+                f"{partial}, where {out.name} would be drawn, was not made by this tool: "
+                "move it away, or choose another OUT"
             ) from None
     with open(partial / LOCK, "a") as lock:
         try:
@@ -118,11 +118,11 @@ def _empty(partial: Path) -> None:
 
 def _replace(out: Path, partial: Path) -> None:
     """Put `partial` in the place of `out`, which is absent, empty or an older data set."""
-    if out.exists():
-        os.rename(out, partial / REPLACED)
     try:
+        if out.exists():
+            os.rename(out, partial / REPLACED)
         os.rename(partial, out)
-    except BaseException:
+    except BaseException:  # also Ctrl-C between the two: the older one goes back
         if (partial / REPLACED).exists():
             os.rename(partial / REPLACED, out)
         raise

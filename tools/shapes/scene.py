@@ -170,7 +170,7 @@ def draw_scene(seed: int, split: int, index: int, height: int, width: int) -> Sc
         mask = owner == order
         area = int(np.count_nonzero(mask))
         # a sliver that nobody could name stays without a label
-        if area < max(9, 0.08 * whole_areas[order]):
+        if area < max(9, 0.15 * whole_areas[order]):
             canvas.category[mask] = 0
             continue
         instances.append(Instance(CATEGORY_ID[thing.name], len(thing.shapes) > 1, mask))
@@ -216,11 +216,11 @@ def _place(
         if centers and stream.chance(0.5):
             beside_x, beside_y, beside_radius = stream.pick(centers)
             cos, sin = stream.direction()
-            away = stream.uniform(0.6, 1.0) * (radius + beside_radius)
+            away = stream.uniform(0.4, 1.0) * (radius + beside_radius)
             x = min(max(beside_x + away * cos, 0.0), float(width))
             y = min(max(beside_y + away * sin, 0.0), float(height))
         gap = min(
-            (((x - cx) ** 2 + (y - cy) ** 2) ** 0.5 - 0.6 * (radius + r) for cx, cy, r in centers),
+            (((x - cx) ** 2 + (y - cy) ** 2) ** 0.5 - 0.4 * (radius + r) for cx, cy, r in centers),
             default=0.0,
         )
         if gap >= 0.0:

@@ -1,0 +1,8 @@
+_base_ = [
+    "../_base_/models/faster-rcnn_r18_fpn_small.py",
+    "../_base_/datasets/shapes_detection.py",
+    "../_base_/schedules/shapes_detection.py",
+    "../_base_/mmdet.py",
+    "../_base_/upsamplers/dysample-plus.py",
+]
+model = dict(neck=dict(upsample_cfg=_base_.upsample_cfg))

@@ -1,0 +1,15 @@
+"""mmengine's runtime as the tools use it.
+
+checkpoint.py   checkpoints load without running code
+atomic.py       files are written whole or not at all
+hooks.py        checkpoints are written whole; randomness is a function of the iteration
+seeding.py      every sample's randomness is a function of its place in the run
+resume.py       which checkpoint a run continues from
+runner.py       the Runner that puts these together
+config.py       edits that a command line and a machine make to a config
+families.py     what differs between mmdet and mmseg
+dump.py         predictions are written whole or not at all
+distributed.py  launchers and process groups, also without a GPU
+launch.py       torchrun without its traceback
+errors.py       a user's error is one sentence
+"""

@@ -1,0 +1,75 @@
+"""Launchers and process groups, also where mmengine needs a GPU to start one."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from datetime import timedelta
+
+from mmengine.config import Config
+from torch import distributed
+
+from mmdysample.engine.errors import UserError
+
+# What a launcher leaves in the environment of each process.
+_NEEDED = {
+    "none": (),
+    "pytorch": ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"),
+    "slurm": ("SLURM_PROCID", "SLURM_NTASKS", "SLURM_NODELIST"),
+    "mpi": ("OMPI_COMM_WORLD_LOCAL_RANK", "OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE"),
+}
+_STARTED_BY = {
+    "pytorch": "torchrun (tools/dist_*.sh)",
+    "slurm": "srun (tools/slurm_*.sh)",
+    "mpi": "mpirun",
+}
+_DEFAULT_PORT = "29500"
+
+
+def check_launcher(launcher: str) -> None:
+    """Raise UserError unless this process was started by ``launcher``."""
+    missing = [name for name in _NEEDED[launcher] if name not in os.environ]
+    if missing:
+        raise UserError(
+            f"--launcher {launcher} needs to be started by {_STARTED_BY[launcher]}: "
+            f"{', '.join(missing)} not set in the environment"
+        )
+
+
+def start_on_cpu(cfg: Config) -> None:
+    """Start a gloo process group where there is no GPU, which mmengine's own start asks for."""
+    if cfg.launcher == "none" or distributed.is_initialized():
+        return
+    _export_ranks(cfg.launcher)
+    settings = dict(cfg.get("env_cfg", {}).get("dist_cfg", {}))
+    timeout = settings.get("timeout")
+    options = {} if timeout is None else dict(timeout=timedelta(seconds=timeout))
+    distributed.init_process_group("gloo", **options)
+
+
+def _export_ranks(launcher: str) -> None:
+    """Translate a launcher's variables into those of PyTorch."""
+    environment = os.environ
+    if launcher == "slurm":
+        environment["RANK"] = environment["SLURM_PROCID"]
+        environment["WORLD_SIZE"] = environment["SLURM_NTASKS"]
+        environment["LOCAL_RANK"] = environment.get("SLURM_LOCALID", "0")
+        environment.setdefault("MASTER_ADDR", _first_host(environment["SLURM_NODELIST"]))
+    elif launcher == "mpi":
+        environment["RANK"] = environment["OMPI_COMM_WORLD_RANK"]
+        environment["WORLD_SIZE"] = environment["OMPI_COMM_WORLD_SIZE"]
+        environment["LOCAL_RANK"] = environment["OMPI_COMM_WORLD_LOCAL_RANK"]
+        environment.setdefault("MASTER_ADDR", "127.0.0.1")
+    environment.setdefault("MASTER_PORT", _DEFAULT_PORT)
+
+
+def _first_host(nodes: str) -> str:
+    if shutil.which("scontrol") is None:
+        raise UserError(
+            "--launcher slurm needs scontrol on PATH, or MASTER_ADDR set to the first node's name"
+        )
+    listed = subprocess.run(
+        ["scontrol", "show", "hostname", nodes], capture_output=True, text=True, check=True
+    )
+    return listed.stdout.split()[0]

@@ -1,0 +1,112 @@
+"""Hooks that make a run restartable: what it writes is whole, what it draws depends on the
+iteration alone."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from mmengine.dist import get_rank, is_main_process
+from mmengine.hooks import CheckpointHook, Hook
+
+from mmdysample.engine.atomic import DRAFT_SUFFIX, write_text
+from mmdysample.engine.errors import add_hint
+from mmdysample.engine.seeding import seed_everything
+
+
+class SeedEachIteration(Hook):
+    """Seed all generators from (seed, rank, iteration) before each training iteration.
+
+    What the model draws (stochastic depth, sampled boxes) then needs no saved state to be drawn
+    again after a restart.
+    """
+
+    priority = "VERY_HIGH"
+
+    def before_train_iter(self, runner, batch_idx: int, data_batch=None) -> None:
+        # A fourth number, which samples (seed, epoch, draw) do not have.
+        seed_everything(runner.seed, get_rank(), runner.iter, 1)
+
+
+class LosslessCheckpointHook(CheckpointHook):
+    """mmengine's CheckpointHook that deletes the old only when the new is on the disk.
+
+    mmengine deletes first: a kill or a full disk while the new one is being written would leave
+    nothing with ``max_keep_ckpts=1``.
+    """
+
+    def before_train(self, runner) -> None:
+        super().before_train(runner)
+        if is_main_process() and "://" not in self.out_dir:
+            # What killed runs did not finish writing.
+            for draft in Path(self.out_dir).glob(self.filename_tmpl.format("*") + DRAFT_SUFFIX):
+                draft.unlink()
+
+    def _save_checkpoint_with_step(self, runner, step, meta) -> None:
+        outdated = None
+        if self.max_keep_ckpts > 0 and step not in self.keep_ckpt_ids:
+            if len(self.keep_ckpt_ids) == self.max_keep_ckpts:
+                outdated = self.keep_ckpt_ids.popleft()
+            self.keep_ckpt_ids.append(step)
+            runner.message_hub.update_info("keep_ckpt_ids", list(self.keep_ckpt_ids))
+
+        name = self.filename_tmpl.format(step)
+        path = self.file_backend.join_path(self.out_dir, name)
+        self.last_ckpt = path
+        runner.message_hub.update_info("last_ckpt", path)
+        try:
+            runner.save_checkpoint(
+                self.out_dir,
+                name,
+                self.file_client_args,
+                save_optimizer=self.save_optimizer,
+                save_param_scheduler=self.save_param_scheduler,
+                meta=meta,
+                by_epoch=self.by_epoch,
+                backend_args=self.backend_args,
+                **self.args,
+            )
+            if is_main_process():
+                write_text(os.path.join(runner.work_dir, "last_checkpoint"), path)
+        except OSError as error:
+            error.filename = path
+            add_hint(error, "the checkpoints before it are untouched")
+            raise
+        if outdated is not None:
+            name = self.filename_tmpl.format(outdated)
+            self._delete(self.file_backend.join_path(self.out_dir, name))
+
+    def _save_best_checkpoint(self, runner, metrics) -> None:
+        if not self.save_best:
+            return
+        before = self._best_paths()
+        # Without knowing of an earlier one, mmengine deletes none.
+        self._set_best_paths(dict.fromkeys(before))
+        try:
+            super()._save_best_checkpoint(runner, metrics)
+        finally:
+            after = self._best_paths()
+            self._set_best_paths({key: after.get(key) or before.get(key) for key in after | before})
+        for key, path in before.items():
+            if path and after.get(key) not in (None, path):
+                self._delete(path)
+                runner.logger.info(f"The previous best checkpoint {path} is removed")
+
+    def _best_paths(self) -> dict[str, str | None]:
+        if len(self.key_indicators) == 1:
+            return {"": self.best_ckpt_path}
+        return dict(self.best_ckpt_path_dict)
+
+    def _set_best_paths(self, paths: dict[str, str | None]) -> None:
+        if len(self.key_indicators) == 1:
+            self.best_ckpt_path = paths[""]
+        else:
+            self.best_ckpt_path_dict.update(paths)
+
+    def _delete(self, path: str) -> None:
+        if not is_main_process():
+            return
+        if self.file_backend.isfile(path):
+            self.file_backend.remove(path)
+        elif self.file_backend.isdir(path):
+            self.file_backend.rmtree(path)

@@ -1,0 +1,26 @@
+"""Fixtures for all tests. The library core's tests need torch and pytest alone."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from tests.utils import DEVICES
+
+
+@pytest.fixture(params=DEVICES)
+def device(request) -> str:
+    """'cpu', and 'cuda' on a machine with a CUDA GPU."""
+    return request.param
+
+
+@pytest.fixture(autouse=True)
+def _seed() -> None:
+    torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _full_float32() -> None:
+    """TF32 keeps 10 bits of the mantissa: convolutions would not be comparable with references."""
+    torch.backends.cuda.matmul.allow_tf32 = False
+    torch.backends.cudnn.allow_tf32 = False

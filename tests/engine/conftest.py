@@ -1,0 +1,24 @@
+"""Fixtures of the engine's tests, which call the tools as a user does."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.engine.toy import draw_data
+from tests.engine.zygote import Zygote
+
+
+@pytest.fixture(scope="session")
+def zygote():
+    """Runs tools/train.py and tools/test.py in processes of their own."""
+    helper = Zygote()
+    yield helper
+    helper.close()
+
+
+@pytest.fixture(scope="session")
+def toy_data(tmp_path_factory) -> Path:
+    """Six pictures with boxes and label images."""
+    return draw_data(tmp_path_factory.mktemp("toy") / "data")

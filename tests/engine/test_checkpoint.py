@@ -1,0 +1,295 @@
+"""Checkpoints load without running code, in every version of torch."""
+
+from __future__ import annotations
+
+import io
+import os
+import pickle
+import struct
+import subprocess
+import sys
+import zipfile
+from collections import OrderedDict
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+pytest.importorskip("mmengine", reason="needs mmengine: bash tools/setup_env.sh installs it")
+
+from mmengine.logging import HistoryBuffer, MessageHub
+from mmengine.runner.checkpoint import CheckpointLoader
+
+from mmdysample.engine import checkpoint
+from mmdysample.engine.checkpoint import (
+    CheckpointError,
+    check_is_whole,
+    history_statistic,
+    install_safe_loading,
+    load_checkpoint_file,
+)
+
+
+@pytest.fixture(params=["named-globals", "own-unpickler"], autouse=True)
+def way(request, monkeypatch) -> str:
+    """torch >= 2.6 is told the allowed names; before that an unpickler of our own knows them."""
+    if request.param == "own-unpickler":
+        monkeypatch.setattr(checkpoint, "_takes_named_globals", lambda: False)
+        # The default of torch >= 2.6, which the older ones do not have.
+        load = checkpoint._torch_load
+        monkeypatch.setattr(
+            checkpoint, "_torch_load", lambda *a, **k: load(*a, **{"weights_only": False, **k})
+        )
+    elif not checkpoint._takes_named_globals():
+        pytest.skip("needs torch >= 2.6")
+    return request.param
+
+
+def mmengine_checkpoint() -> dict:
+    """What mmengine writes: tensors, the message hub's buffers, meta of many kinds."""
+    hub = MessageHub("test_checkpoint")
+    hub.update_scalar("train/loss", torch.tensor(1.5))
+    hub.update_scalar("train/lr", 0.1)
+    hub.update_info("float64", np.float64(2.5))
+    hub.update_info("int64", np.int64(3))
+    hub.update_info("palette", np.arange(6, dtype=np.uint8).reshape(2, 3))
+    weight = torch.arange(4.0).reshape(2, 2)
+    return dict(
+        meta=dict(epoch=1, iter=2, seed=3, dataset_meta=dict(classes=("a", "b"))),
+        state_dict=OrderedDict(weight=weight, half=weight.half(), brain=weight.bfloat16()),
+        message_hub=hub.state_dict(),
+        optimizer=dict(state={0: dict(step=torch.tensor(1.0))}, param_groups=[dict(lr=0.1)]),
+        param_schedulers=[dict(last_step=1, base_values=[0.1])],
+    )
+
+
+@pytest.mark.parametrize("zipped", [True, False], ids=["archive", "before-1.6"])
+@pytest.mark.parametrize("lazy", [False, True])
+def test_loads_what_mmengine_writes(tmp_path, zipped, lazy):
+    path = tmp_path / "checkpoint.pth"
+    torch.save(mmengine_checkpoint(), path, _use_new_zipfile_serialization=zipped)
+    loaded = load_checkpoint_file(path, "cpu", lazy=lazy)
+    assert loaded["meta"] == dict(epoch=1, iter=2, seed=3, dataset_meta=dict(classes=("a", "b")))
+    assert torch.equal(loaded["state_dict"]["weight"], torch.tensor([[0.0, 1.0], [2.0, 3.0]]))
+    assert loaded["state_dict"]["brain"].dtype is torch.bfloat16
+    scalars = loaded["message_hub"]["log_scalars"]
+    assert scalars["train/loss"].current() == 1.5
+    assert scalars["train/lr"].statistics("mean") == 0.1
+    info = loaded["message_hub"]["runtime_info"]
+    assert info["float64"] == 2.5 and info["int64"] == 3
+    assert info["palette"].tolist() == [[0, 1, 2], [3, 4, 5]]
+
+
+@pytest.mark.parametrize(("written", "other"), [("_core", "core"), ("core", "_core")])
+def test_numpy_names_of_either_version(tmp_path, written, other):
+    """numpy 2 writes numpy._core.multiarray.scalar, numpy 1 numpy.core.multiarray.scalar."""
+    content = pickle.dumps(
+        dict(scalar=np.float64(0.5), array=np.arange(3), text=np.array(["a"], dtype=object)), 2
+    )
+    for module in ("numpy.core", "numpy._core"):
+        content = content.replace(f"c{module}.multiarray".encode(), b"cnumpy.MODULE.multiarray")
+    path = tmp_path / "numpy.pth"
+    write_archive(path, content.replace(b"MODULE", written.encode()))
+    loaded = load_checkpoint_file(path)
+    assert loaded["scalar"] == 0.5
+    assert loaded["array"].tolist() == [0, 1, 2]
+
+
+def write_archive(path: Path, pickled: bytes) -> None:
+    """A file of torch.save with a pickle of our own in it."""
+    buffer = io.BytesIO()
+    torch.save({}, buffer)
+    with zipfile.ZipFile(buffer) as template, zipfile.ZipFile(path, "w") as archive:
+        for name in template.namelist():
+            content = template.read(name)
+            archive.writestr(name, pickled if name.endswith("/data.pkl") else content)
+
+
+class Call:
+    """Has a function called by whoever unpickles it."""
+
+    def __init__(self, function, *arguments):
+        self.function, self.arguments = function, arguments
+
+    def __reduce__(self):
+        return self.function, self.arguments
+
+
+def getattr_of(owner: str, name: str) -> bytes:
+    """Pickle of ``getattr(owner, name)``, as a checkpoint may contain for HistoryBuffer."""
+    module, _, attribute = owner.rpartition(".")
+    return (
+        b"\x80\x02cbuiltins\ngetattr\n"
+        + f"c{module}\n{attribute}\n".encode()
+        + b"X"
+        + struct.pack("<I", len(name))
+        + name.encode()
+        + b"\x86R."
+    )
+
+
+ATTACKS = {
+    "system": pickle.dumps(Call(os.system, "touch hacked"), 2),
+    "eval": pickle.dumps(Call(eval, "open('hacked', 'w')"), 2),
+    "exec-in-state": pickle.dumps(dict(meta=dict(x=Call(exec, "open('hacked', 'w')"))), 2),
+    "write-text": pickle.dumps(Call(Path.write_text, Path("hacked"), "x"), 2),
+    "numpy-loader": pickle.dumps(Call(np.lib.npyio.NpzFile, "hacked"), 2),
+    "torch-load": b"\x80\x02ctorch\nload\nX\x01\x00\x00\x00x\x85R.",
+    "nested-name": b"\x80\x04\x8c\x08builtins\x94\x8c\x0cgetattr.call\x94\x93.",
+    "getattr-globals": getattr_of(
+        "mmengine.logging.history_buffer.HistoryBuffer.update", "__globals__"
+    ),
+    "getattr-private": getattr_of(
+        "mmengine.logging.history_buffer.HistoryBuffer", "__init_subclass__"
+    ),
+    "getattr-init": getattr_of("mmengine.logging.history_buffer.HistoryBuffer", "__init__"),
+    "getattr-of-ndarray": getattr_of("numpy.ndarray", "tofile"),
+    "getattr-of-dict": getattr_of("collections.OrderedDict", "__init__"),
+}
+
+
+@pytest.mark.parametrize("attack", ATTACKS)
+@pytest.mark.parametrize("kind", ["archive", "bare-pickle"])
+def test_attacks_run_nothing(attack, kind, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    if kind == "archive":
+        write_archive(tmp_path / "bad.pth", ATTACKS[attack])
+    else:
+        (tmp_path / "bad.pth").write_bytes(ATTACKS[attack])
+    with pytest.raises(CheckpointError, match=r"bad\.pth") as caught:
+        load_checkpoint_file("bad.pth")
+    assert "\n" not in str(caught.value)
+    assert os.listdir(tmp_path) == ["bad.pth"]
+
+
+def test_the_attacks_would_work_on_plain_pickle(tmp_path, monkeypatch):
+    """Else the test above would prove nothing."""
+    monkeypatch.chdir(tmp_path)
+    pickle.loads(ATTACKS["system"])
+    assert (tmp_path / "hacked").exists()
+    assert pickle.loads(ATTACKS["getattr-of-ndarray"]) is np.ndarray.tofile
+
+
+def test_restricted_getattr():
+    for name in ("min", "max", "current", "mean"):
+        assert history_statistic(HistoryBuffer, name) is getattr(HistoryBuffer, name)
+    for owner, name in (
+        (HistoryBuffer, "update"),
+        (HistoryBuffer, "__globals__"),
+        (HistoryBuffer(), "min"),
+        (type("HistoryBuffer", (HistoryBuffer,), {}), "min"),
+        (np, "load"),
+    ):
+        with pytest.raises(pickle.UnpicklingError):
+            history_statistic(owner, name)
+
+
+def test_refusal_names_what_was_asked_for(tmp_path):
+    write_archive(tmp_path / "bad.pth", ATTACKS["eval"])
+    with pytest.raises(CheckpointError, match=r"was refused .*\beval\b"):
+        load_checkpoint_file(tmp_path / "bad.pth")
+
+
+def test_nothing_stays_allowed(tmp_path, way):
+    """The list holds while a checkpoint is loaded, not for other users of torch."""
+    torch.save(mmengine_checkpoint(), tmp_path / "checkpoint.pth")
+    load_checkpoint_file(tmp_path / "checkpoint.pth")
+    with pytest.raises(pickle.UnpicklingError):
+        torch.load(tmp_path / "checkpoint.pth", weights_only=True)
+
+
+@pytest.mark.parametrize("cut", [0, 1, 10, 500, -1])
+def test_truncated(tmp_path, cut):
+    path = tmp_path / "checkpoint.pth"
+    torch.save(mmengine_checkpoint(), path)
+    path.write_bytes(path.read_bytes()[:cut])
+    with pytest.raises(CheckpointError, match=r"checkpoint\.pth"):
+        load_checkpoint_file(path)
+
+
+def test_changed_weight(tmp_path):
+    path = tmp_path / "checkpoint.pth"
+    torch.save(dict(weight=torch.full((8,), 1.5)), path)
+    weight = struct.pack("<8f", *[1.5] * 8)
+    content = path.read_bytes()
+    assert content.count(weight) == 1
+    path.write_bytes(content.replace(weight, weight[:-1] + b"\x00"))
+    with pytest.raises(CheckpointError, match="damaged"):
+        check_is_whole(path)
+
+
+def test_torchscript_is_refused(tmp_path):
+    with zipfile.ZipFile(tmp_path / "script.pt", "w") as archive:
+        archive.writestr("script/data.pkl", b"\x80\x02}.")
+        archive.writestr("script/constants.pkl", b"\x80\x02).")
+    with pytest.raises(CheckpointError, match="TorchScript"):
+        load_checkpoint_file(tmp_path / "script.pt")
+
+
+def test_no_dict(tmp_path):
+    torch.save([1, 2], tmp_path / "list.pth")
+    with pytest.raises(CheckpointError, match="holds a list"):
+        load_checkpoint_file(tmp_path / "list.pth")
+
+
+@pytest.fixture
+def loaders():
+    """mmengine's loaders, put back afterwards."""
+    before = dict(CheckpointLoader._schemes)
+    install_safe_loading()
+    yield CheckpointLoader
+    CheckpointLoader._schemes.clear()
+    CheckpointLoader._schemes.update(before)
+
+
+def test_mmengine_loads_its_own(loaders, tmp_path):
+    torch.save(mmengine_checkpoint(), tmp_path / "checkpoint.pth")
+    loaded = loaders.load_checkpoint(str(tmp_path / "checkpoint.pth"), "cpu", logger=None)
+    assert loaded["message_hub"]["log_scalars"]["train/loss"].current() == 1.5
+
+
+def test_every_place_is_guarded(loaders, tmp_path, monkeypatch):
+    """A loader that asks for unsafe loading, as that of another family might, gets safe loading."""
+    write_archive(tmp_path / "bad.pth", ATTACKS["system"])
+    monkeypatch.chdir(tmp_path)
+
+    def careless(filename, map_location=None):
+        return torch.load(filename.split("//")[1], map_location, weights_only=False)
+
+    original = torch.load
+    loaders.register_scheme("careless://", loader=careless, force=True)
+    install_safe_loading()
+    with pytest.raises(CheckpointError, match="refused"):
+        loaders.load_checkpoint("careless://bad.pth", logger=None)
+    assert torch.load is original
+    assert os.listdir(tmp_path) == ["bad.pth"]
+
+
+def test_installing_twice_wraps_once(loaders):
+    once = dict(loaders._schemes)
+    install_safe_loading()
+    assert loaders._schemes == once
+
+
+def test_http(loaders, tmp_path, monkeypatch):
+    """A downloaded checkpoint is loaded as carefully as a local one."""
+    served = tmp_path / "served"
+    served.mkdir()
+    torch.save(mmengine_checkpoint(), served / "good.pth")
+    write_archive(served / "bad.pth", ATTACKS["system"])
+    call = [sys.executable, "-u", "-m", "http.server", "0", "--bind", "127.0.0.1"]
+    with subprocess.Popen(
+        call, cwd=served, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    ) as server:
+        try:
+            port = server.stdout.readline().split("port ")[1].split()[0]
+            url = f"http://127.0.0.1:{port}"
+            monkeypatch.setattr(torch.hub, "_hub_dir", str(tmp_path / "hub"))
+            loaded = loaders.load_checkpoint(f"{url}/good.pth", "cpu", logger=None)
+            assert loaded["message_hub"]["log_scalars"]["train/loss"].current() == 1.5
+            with pytest.raises(CheckpointError, match="refused"):
+                loaders.load_checkpoint(f"{url}/bad.pth", "cpu", logger=None)
+        finally:
+            server.terminate()
+    assert not (served / "hacked").exists()

@@ -1,0 +1,284 @@
+"""RestartableRunner and its hooks around a model of one weight."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+pytest.importorskip("mmengine", reason="needs mmengine: bash tools/setup_env.sh installs it")
+
+from mmengine.evaluator import BaseMetric
+from mmengine.hooks import CheckpointHook
+from mmengine.model import BaseModel
+from mmengine.runner import IterBasedTrainLoop
+from torch import nn
+from torch.utils.data import Dataset
+
+from mmdysample.engine.checkpoint import CheckpointError, install_safe_loading
+from mmdysample.engine.errors import UserError
+from mmdysample.engine.hooks import LosslessCheckpointHook
+from mmdysample.engine.runner import RestartableRunner, _counts_iterations
+
+
+class Numbers(Dataset):
+    """Samples that are their index and a random number."""
+
+    length = 6
+
+    def __len__(self):
+        return self.length
+
+    def __getitem__(self, index):
+        return dict(inputs=torch.tensor([float(index), random.random()]))
+
+
+class Model(BaseModel):
+    """Remembers what it was given and what it drew itself."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(2, 1)
+        self.norm = nn.SyncBatchNorm(1)
+        self.seen: list = []
+        self.drawn: list = []
+
+    def forward(self, inputs, mode="tensor"):
+        if mode == "predict":
+            return [{} for _ in inputs]
+        self.seen += [row.tolist() for row in inputs]
+        self.drawn += [random.random(), np.random.rand(), torch.rand(()).item()]
+        return dict(loss=self.layer(torch.stack(tuple(inputs))).square().mean())
+
+
+class Scores(BaseMetric):
+    """Gives two scores, which are set for each validation."""
+
+    series: tuple = ()
+
+    def __init__(self):
+        super().__init__()
+        self.rest = list(self.series)
+
+    def process(self, data_batch, data_samples):
+        self.results.append(0)
+
+    def compute_metrics(self, results):
+        return dict(self.rest.pop(0))
+
+
+LOADER = dict(
+    batch_size=2,
+    num_workers=0,
+    dataset=dict(type=Numbers),
+    sampler=dict(type="DefaultSampler", shuffle=True),
+)
+
+
+def runner(work_dir: Path, **changes) -> RestartableRunner:
+    settings = dict(
+        model=Model(),
+        work_dir=str(work_dir),
+        train_dataloader=LOADER,
+        train_cfg=dict(by_epoch=True, max_epochs=3),
+        optim_wrapper=dict(optimizer=dict(type="SGD", lr=0.01)),
+        default_hooks=dict(checkpoint=dict(type="CheckpointHook", interval=1)),
+        randomness=dict(seed=1),
+        experiment_name=f"{work_dir.parent.name}_{work_dir.name}_{random.getrandbits(60)}",
+    )
+    return RestartableRunner(**{**settings, **changes})
+
+
+def seen(done: RestartableRunner) -> tuple[list, list]:
+    return done.model.seen, done.model.drawn
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.glob("*.pth*"))
+
+
+@pytest.fixture(autouse=True)
+def _safe_loading():
+    install_safe_loading()
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_model_and_data_draw_by_place(tmp_path, workers):
+    """Of two runs, one of which draws more numbers on the way, both see the same."""
+    loader = {**LOADER, "num_workers": workers}
+    first = runner(tmp_path / "first", train_dataloader=loader)
+    first.train()
+    second = runner(tmp_path / "second", train_dataloader=loader)
+    second.register_hook(Disturbing())
+    second.train()
+    assert seen(first) == seen(second)
+    assert len(first.model.seen) == 18
+    assert len({tuple(row) for row in first.model.seen}) == 18
+
+
+class Disturbing(CheckpointHook):
+    def after_train_iter(self, runner, *_, **__):
+        random.random(), np.random.rand(), torch.rand(7)
+
+
+@pytest.mark.parametrize("by_epoch", [True, False])
+def test_resumed_sees_what_was_left(tmp_path, by_epoch):
+    loop = dict(max_epochs=3) if by_epoch else dict(max_iters=9)
+    hook = dict(type="CheckpointHook", interval=1 if by_epoch else 3, by_epoch=by_epoch)
+    settings = dict(train_cfg=dict(by_epoch=by_epoch, **loop), default_hooks=dict(checkpoint=hook))
+    whole = runner(tmp_path / "whole", **settings)
+    whole.train()
+    name = "epoch_1.pth" if by_epoch else "iter_3.pth"
+    rest = runner(
+        tmp_path / "rest", load_from=str(tmp_path / "whole" / name), resume=True, **settings
+    )
+    rest.train()
+    assert rest.model.seen == whole.model.seen[6:]
+    assert rest.model.drawn == whole.model.drawn[9:]
+    assert torch.equal(rest.model.layer.weight, whole.model.layer.weight)
+
+
+def test_sync_bn_is_converted(tmp_path):
+    made = runner(tmp_path / "w")
+    assert not any(isinstance(module, nn.SyncBatchNorm) for module in made.model.modules())
+
+
+@pytest.mark.parametrize("type_", ["CheckpointHook", "mmengine.CheckpointHook", CheckpointHook])
+def test_checkpoint_hook_is_exchanged(tmp_path, type_):
+    made = runner(tmp_path / "w", default_hooks=dict(checkpoint=dict(type=type_, interval=7)))
+    (hook,) = [hook for hook in made.hooks if isinstance(hook, CheckpointHook)]
+    assert type(hook) is LosslessCheckpointHook
+    assert hook.interval == 7
+
+
+def test_hooks_of_the_users_own_stay(tmp_path):
+    made = runner(tmp_path / "w", default_hooks=dict(checkpoint=Disturbing()))
+    (hook,) = [hook for hook in made.hooks if isinstance(hook, CheckpointHook)]
+    assert type(hook) is Disturbing
+
+
+@pytest.mark.parametrize("keep", [-1, 1, 2])
+def test_keeps_as_many_as_asked(tmp_path, keep):
+    hook = dict(type="CheckpointHook", interval=1, max_keep_ckpts=keep)
+    runner(tmp_path / "w", default_hooks=dict(checkpoint=hook)).train()
+    expected = [f"epoch_{epoch}.pth" for epoch in (1, 2, 3)]
+    assert names(tmp_path / "w") == (expected if keep == -1 else expected[-keep:])
+
+
+def validated(work_dir: Path, series: list, **hook) -> RestartableRunner:
+    Scores.series = tuple(series)
+    checkpoint = dict(type="CheckpointHook", interval=1, max_keep_ckpts=1, **hook)
+    made = runner(
+        work_dir,
+        train_cfg=dict(by_epoch=True, max_epochs=len(series)),
+        default_hooks=dict(checkpoint=checkpoint),
+        val_cfg=dict(),
+        val_evaluator=dict(type=Scores),
+        val_dataloader={**LOADER, "sampler": dict(type="DefaultSampler", shuffle=False)},
+    )
+    made.train()
+    return made
+
+
+def test_best_checkpoint(tmp_path):
+    series = [dict(a=value) for value in (1, 3, 2, 3)]
+    validated(tmp_path / "w", series, save_best="a", rule="greater")
+    assert names(tmp_path / "w") == ["best_a_epoch_2.pth", "epoch_4.pth"]
+
+
+def test_best_checkpoints_of_several_scores(tmp_path):
+    series = [dict(a=1, b=9), dict(a=2, b=8), dict(a=3, b=7)]
+    validated(tmp_path / "w", series, save_best=["a", "b"], rule="greater")
+    assert names(tmp_path / "w") == ["best_a_epoch_3.pth", "best_b_epoch_1.pth", "epoch_3.pth"]
+
+
+def test_old_best_is_there_while_the_new_one_is_written(tmp_path, monkeypatch):
+    saved = RestartableRunner.save_checkpoint
+    there = []
+
+    def spy(self, out_dir, filename, *args, **kwargs):
+        there.append((filename, names(tmp_path / "w")))
+        saved(self, out_dir, filename, *args, **kwargs)
+
+    monkeypatch.setattr(RestartableRunner, "save_checkpoint", spy)
+    validated(tmp_path / "w", [dict(a=1), dict(a=2)], save_best="a", rule="greater")
+    before = dict(there)
+    assert "best_a_epoch_1.pth" in before["best_a_epoch_2.pth"]
+    assert "epoch_1.pth" in next(found for name, found in there if name == "epoch_2.pth")
+    assert names(tmp_path / "w") == ["best_a_epoch_2.pth", "epoch_2.pth"]
+
+
+def test_failed_write_keeps_what_was_there(tmp_path, monkeypatch):
+    import mmengine.fileio.backends.local_backend as backend
+
+    put = backend.LocalBackend.put
+
+    def full(self, obj, filepath):
+        if "epoch_2" in str(filepath):
+            put(self, obj[:100], filepath)
+            raise OSError(28, "No space left on device")
+        put(self, obj, filepath)
+
+    monkeypatch.setattr(backend.LocalBackend, "put", full)
+    hook = dict(type="CheckpointHook", interval=1, max_keep_ckpts=1)
+    with pytest.raises(OSError, match="No space left") as caught:
+        runner(tmp_path / "w", default_hooks=dict(checkpoint=hook)).train()
+    assert names(tmp_path / "w") == ["epoch_1.pth"]
+    assert (tmp_path / "w" / "last_checkpoint").read_text().endswith("epoch_1.pth")
+    assert caught.value.filename == str(tmp_path / "w" / "epoch_2.pth")
+
+
+def test_drafts_of_killed_runs_are_removed(tmp_path):
+    folder = tmp_path / "w"
+    folder.mkdir()
+    (folder / "epoch_7.pth.tmp").write_bytes(b"half")
+    (folder / "notes.tmp").write_text("the user's own")
+    runner(folder).train()
+    assert not (folder / "epoch_7.pth.tmp").exists()
+    assert (folder / "notes.tmp").exists()
+
+
+class OwnLoop(IterBasedTrainLoop):
+    pass
+
+
+@pytest.mark.parametrize(
+    ("loop", "expected"),
+    [
+        (dict(by_epoch=True, max_epochs=1), False),
+        (dict(by_epoch=False, max_iters=1), True),
+        (dict(type="EpochBasedTrainLoop"), False),
+        (dict(type="IterBasedTrainLoop"), True),
+        (dict(type="mmengine.IterBasedTrainLoop"), True),
+        (dict(type=OwnLoop), True),
+    ],
+)
+def test_which_loops_count_iterations(loop, expected):
+    assert _counts_iterations(loop) is expected
+
+
+def test_empty_data_set(tmp_path, monkeypatch):
+    monkeypatch.setattr(Numbers, "length", 0)
+    with pytest.raises(UserError, match="the data set Numbers is empty"):
+        runner(tmp_path / "w").train()
+
+
+def load(tmp_path: Path, state: dict) -> RestartableRunner:
+    torch.save(dict(state_dict=state), tmp_path / "weights.pth")
+    made = runner(tmp_path / "w", load_from=str(tmp_path / "weights.pth"))
+    made.train()
+    return made
+
+
+def test_fine_tuning_from_a_part(tmp_path):
+    """Another number of outputs, say: what fits is loaded, the rest reported by mmengine."""
+    made = load(tmp_path, {"layer.weight": torch.zeros(1, 2), "layer.bias": torch.zeros(3)})
+    assert made._has_loaded
+
+
+def test_nothing_fits(tmp_path):
+    with pytest.raises(CheckpointError, match="4 of its 4 parameters"):
+        load(tmp_path, {"layer.weight": torch.zeros(3, 2), "head.bias": torch.zeros(3)})

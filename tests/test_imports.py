@@ -1,0 +1,129 @@
+"""Who may import whom, and that the library needs torch alone."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGE = ROOT / "mmdysample"
+
+# A part imports from itself and from parts of a lower layer, never the other way.
+LAYERS = {
+    "mmdysample.version": 0,
+    "mmdysample.registry": 0,
+    "mmdysample.state_dict": 0,
+    "mmdysample.ops": 0,
+    "mmdysample.upsamplers": 1,
+    "mmdysample": 2,
+    "mmdysample.mmcv": 3,
+    "mmdysample.mmdet": 4,
+    "mmdysample.mmseg": 4,
+    "mmdysample.engine": 5,
+    "tools": 6,
+}
+# What `import mmdysample` reaches needs torch alone.
+CORE = [part for part, layer in LAYERS.items() if layer <= LAYERS["mmdysample"]]
+FILES = sorted([*PACKAGE.rglob("*.py"), *(ROOT / "tools").rglob("*.py")])
+
+
+def module_name(path: Path) -> str:
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def part_of(module: str) -> str | None:
+    """The longest entry of LAYERS that holds ``module``; None for other packages."""
+    if module.split(".")[0] not in ("mmdysample", "tools"):
+        return None
+    names = module.split(".")
+    for length in range(len(names), 0, -1):
+        part = ".".join(names[:length])
+        # modules of the package itself are named one by one
+        if part in LAYERS and (part != "mmdysample" or length == len(names)):
+            return part
+    raise AssertionError(f"say in LAYERS where {module} stands")
+
+
+def imports(path: Path) -> Iterator[str]:
+    """Full names of the modules that a file imports, inside functions too."""
+    package = module_name(path).split(".")
+    if path.name != "__init__.py":
+        package = package[:-1]
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = package[: len(package) - node.level + 1] if node.level else []
+            base = ".".join([*base, node.module or ""]).strip(".")
+            for alias in node.names:
+                submodule = ROOT.joinpath(*base.split("."), alias.name)
+                is_module = submodule.is_dir() or submodule.with_suffix(".py").exists()
+                yield f"{base}.{alias.name}" if is_module else base
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_direction_of_imports(path):
+    part = part_of(module_name(path))
+    for name in imports(path):
+        other = part_of(name)
+        if other not in (None, part):
+            assert LAYERS[other] < LAYERS[part], f"{part} must not import {name}"
+
+
+CORE_FILES = [path for path in FILES if part_of(module_name(path)) in CORE]
+
+
+@pytest.mark.parametrize("path", CORE_FILES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_the_core_imports_torch_alone(path):
+    packages = {name.split(".")[0] for name in imports(path)}
+    assert packages <= {"torch", "mmdysample", *sys.stdlib_module_names}
+
+
+def test_the_core_is_what_it_is_meant_to_be():
+    names = {module_name(path) for path in CORE_FILES}
+    assert {"mmdysample", "mmdysample.ops.point_sample", "mmdysample.upsamplers.dysample"} <= names
+
+
+OPENMMLAB = ("mmcv", "mmengine", "mmdet", "mmseg", "cv2")
+
+
+def python(code: str, *missing: str) -> subprocess.CompletedProcess:
+    """Run ``code`` in a Python in which the packages ``missing`` are not installed."""
+    code = f"import sys; sys.modules.update(dict.fromkeys({missing!r})); {code}"
+    return subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=120
+    )
+
+
+def test_the_library_works_without_openmmlab():
+    code = "import torch, mmdysample as m; print(m.DySample(8)(torch.zeros(1, 8, 2, 3)).shape)"
+    result = python(code, *OPENMMLAB)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.strip() == "torch.Size([1, 8, 4, 6])"
+
+
+def test_importing_the_library_imports_nothing_of_openmmlab():
+    code = f"import mmdysample; print([p for p in {OPENMMLAB!r} if p in sys.modules])"
+    assert python(code).stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize(
+    ("module", "missing", "extra"),
+    [
+        ("mmdysample.mmcv", "mmcv", "mmdet"),
+        ("mmdysample.mmdet", "mmdet", "mmdet"),
+        ("mmdysample.mmseg", "mmseg", "mmseg"),
+    ],
+)
+def test_what_is_missing_is_said(module, missing, extra):
+    result = python(f"import {module}", *OPENMMLAB)
+    assert result.returncode == 1
+    last = result.stderr.strip().splitlines()[-1]
+    assert last.startswith(f"ImportError: {module} needs {missing}")
+    assert f"pip install 'mmdysample[{extra}]'" in last

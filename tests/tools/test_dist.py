@@ -1,0 +1,151 @@
+"""tools/dist_train.sh and dist_test.sh as a user calls them, two processes on the CPU."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+pytest.importorskip("mmseg", reason="needs mmseg: bash tools/setup_env.sh installs it")
+
+from mmdysample.engine.checkpoint import load_checkpoint_file
+from mmdysample.engine.launch import DEFAULT_PORT, free_port
+from tests.engine.toy import write_config
+from tests.engine.zygote import ROOT, TEST, TRAIN
+
+# Statistics of a batch and what a model draws differ between one process and two by nature; the
+# data's augmentation does not.
+COMPARABLE = """
+model["decode_head"].update(norm_cfg=dict(type="GN", num_groups=4), dropout_ratio=0)
+model["backbone"]["drop_path_rate"] = 0
+optim_wrapper["optimizer"] = dict(type="SGD", lr=0.05, momentum=0.9)
+train_dataloader.update(sampler=dict(type="DefaultSampler", shuffle=True), drop_last=True)
+train_cfg = dict(type="IterBasedTrainLoop", max_iters=4, val_begin=100)
+default_hooks["checkpoint"]["interval"] = 4
+randomness = dict(seed=5)
+"""
+
+
+def call(script: str, *arguments: object, cwd: Path, **variables: str):
+    # Without a GPU, also where there is one: this is about processes on the CPU.
+    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "PYTHON": sys.executable, **variables}
+    return subprocess.run(
+        ["bash", ROOT / "tools" / script, *map(str, arguments)],
+        cwd=cwd,
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
+
+
+@pytest.fixture(scope="module")
+def two_processes(tmp_path_factory, toy_data):
+    """A folder with ``config.py`` and the work dir of two processes with two samples each."""
+    folder = tmp_path_factory.mktemp("dist")
+    config = write_config("segmentor", toy_data, folder / "config.py", COMPARABLE)
+    # The usual port is taken by somebody else.
+    with socket.socket() as other:
+        other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            other.bind(("", DEFAULT_PORT))
+            other.listen()
+        except OSError:
+            assert free_port() != DEFAULT_PORT
+        run = call("dist_train.sh", config, 2, "--work-dir", "two", cwd=folder)
+    assert run.returncode == 0, run.stderr
+    return folder
+
+
+def test_equals_one_process(two_processes, zygote):
+    run = zygote.run(
+        *(TRAIN, "config.py", "--work-dir", "one", "--cfg-options"),
+        "train_dataloader.batch_size=4",
+        cwd=two_processes,
+        env=dict(CUDA_VISIBLE_DEVICES=""),
+    )
+    assert run.status == 0, run.stderr
+    one, two = (
+        load_checkpoint_file(two_processes / name / "iter_4.pth")["state_dict"]
+        for name in ("one", "two")
+    )
+    start = load_checkpoint_file(two_processes / "two" / "iter_4.pth")
+    assert start["meta"]["iter"] == 4
+    assert one.keys() == two.keys()
+    for name in one:
+        torch.testing.assert_close(one[name], two[name], rtol=1e-4, atol=1e-6, msg=name)
+
+
+def test_log_names_backend_and_processes(two_processes):
+    (log,) = (two_processes / "two").glob("*/*.log")
+    text = log.read_text()
+    assert "GPU number: 2" in text
+    assert "'backend': 'gloo'" in text
+    assert "SyncBatchNorm layers are converted to BatchNorm" in text
+
+
+def test_dist_test_equals_one_process(two_processes, zygote):
+    checkpoint = two_processes / "two" / "iter_4.pth"
+    run = call(
+        *("dist_test.sh", "config.py", checkpoint, 2, "--work-dir", "scores"), cwd=two_processes
+    )
+    assert run.returncode == 0, run.stderr
+    alone = zygote.run(
+        *(TEST, "config.py", checkpoint, "--work-dir", "alone"),
+        cwd=two_processes,
+        env=dict(CUDA_VISIBLE_DEVICES=""),
+    )
+    assert alone.status == 0, alone.stderr
+    scores = [
+        line.split("aAcc")[1].split("data_time")[0]
+        for line in (*run.stdout.splitlines(), *alone.stdout.splitlines())
+        if "aAcc:" in line
+    ]
+    assert len(scores) == 2
+    assert scores[0] == scores[1]
+
+
+def test_users_error_is_one_sentence(tmp_path):
+    run = call("dist_train.sh", "nowhere.py", 2, cwd=tmp_path)
+    assert run.returncode == 2
+    assert "Traceback" not in run.stderr
+    assert run.stderr.count("error: config nowhere.py does not exist") == 1
+
+
+@pytest.mark.parametrize(
+    ("script", "arguments", "says"),
+    [
+        ("dist_train.sh", (), "usage"),
+        ("dist_train.sh", ("config.py",), "usage"),
+        ("dist_train.sh", ("config.py", "two"), "'two'"),
+        ("dist_test.sh", ("config.py", "x.pth"), "usage"),
+        ("dist_test.sh", ("config.py", "x.pth", "0"), "'0'"),
+    ],
+)
+def test_wrong_arguments(script, arguments, says, tmp_path):
+    run = call(script, *arguments, cwd=tmp_path)
+    assert run.returncode == 2
+    assert run.stderr.startswith("error: ") and says in run.stderr
+    assert len(run.stderr.splitlines()) == 1
+
+
+def test_several_nodes_are_handed_to_torchrun(tmp_path):
+    """With a stand-in for Python that prints its arguments."""
+    fake = tmp_path / "python"
+    fake.write_text('#!/usr/bin/env bash\nprintf "%s\\n" "$@"\n')
+    fake.chmod(0o755)
+    nodes = dict(NNODES="2", NODE_RANK="1", MASTER_ADDR="10.0.0.1", PORT="1234")
+    run = call(
+        *("dist_train.sh", "a config.py", 4, "--work-dir", "a b"),
+        cwd=tmp_path,
+        **{**nodes, "PYTHON": str(fake)},
+    )
+    assert run.stdout.splitlines() == [
+        *("-m", "mmdysample.engine.launch", "--nnodes=2", "--node_rank=1"),
+        *("--master_addr=10.0.0.1", "--nproc_per_node=4", "--master_port=1234"),
+        *(str(TRAIN), "a config.py", "--launcher", "pytorch", "--work-dir", "a b"),
+    ]

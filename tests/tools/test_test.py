@@ -1,0 +1,105 @@
+"""tools/test.py as a user calls it, for both families."""
+
+from __future__ import annotations
+
+import json
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+pytest.importorskip("mmdet", reason="needs mmdet: bash tools/setup_env.sh installs it")
+pytest.importorskip("mmseg", reason="needs mmseg: bash tools/setup_env.sh installs it")
+
+from tests.engine.toy import write_config
+from tests.engine.zygote import TEST, TRAIN
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory, zygote, toy_data) -> Path:
+    """A folder with the toy configs and a checkpoint of each, trained for a moment."""
+    folder = tmp_path_factory.mktemp("trained")
+    short = dict(
+        detector=["train_cfg.max_epochs=1"],
+        segmentor=["train_cfg.max_iters=2", "default_hooks.checkpoint.filename_tmpl=epoch_1.pth{}"],
+    )
+    for family, options in short.items():
+        config = write_config(family, toy_data, folder / f"{family}.py")
+        run = zygote.run(TRAIN, config, "--work-dir", family, "--cfg-options", *options, cwd=folder)
+        assert run.status == 0, run.stderr
+        (checkpoint,) = (folder / family).glob("*.pth*")
+        checkpoint.rename(folder / f"{family}.pth")
+    return folder
+
+
+def run_test(zygote, trained: Path, family: str, work_dir: Path, *arguments: object):
+    run = zygote.run(
+        *(TEST, f"{family}.py", f"{family}.pth", "--work-dir", work_dir, *arguments), cwd=trained
+    )
+    assert run.status == 0, run.stderr
+    (metrics,) = work_dir.glob("*/*.json")
+    return json.loads(metrics.read_text())
+
+
+def test_detector(zygote, trained, tmp_path):
+    metrics = run_test(
+        *(zygote, trained, "detector", tmp_path / "w", "--out", tmp_path / "found.pkl"),
+        *("--show-dir", "pictures"),
+    )
+    assert 0 <= metrics["coco/bbox_mAP"] <= 1
+    found = pickle.loads((tmp_path / "found.pkl").read_bytes())
+    assert sorted(sample["img_id"] for sample in found) == list(range(6))
+    assert all(len(sample["pred_instances"]["bboxes"]) <= 20 for sample in found)
+    assert len(list((tmp_path / "w").glob("*/pictures/*.jpg"))) == 6
+    # Nothing but the finished file beside it.
+    assert [path.name for path in tmp_path.glob("found*")] == ["found.pkl"]
+
+
+def test_segmentor(zygote, trained, toy_data, tmp_path):
+    metrics = run_test(
+        *(zygote, trained, "segmentor", tmp_path / "w", "--out", tmp_path / "labels"),
+        *("--show-dir", tmp_path / "pictures"),
+    )
+    predictions = sorted((tmp_path / "labels").glob("*.png"))
+    assert [path.stem for path in predictions] == [f"{number:03d}" for number in range(6)]
+    hits = pixels = 0
+    for path in predictions:
+        label = np.array(Image.open(toy_data / "labels" / path.name))
+        hits += (np.array(Image.open(path)) == label).sum()
+        pixels += label.size
+    # Counted anew from the written label images.
+    assert metrics["aAcc"] == pytest.approx(100 * hits / pixels, abs=0.01)
+    assert len(list((tmp_path / "pictures").rglob("*.png"))) == 6
+
+
+@pytest.mark.parametrize("family", ["detector", "segmentor"])
+def test_tta(family, zygote, trained, tmp_path):
+    metrics = run_test(zygote, trained, family, tmp_path / "w", "--tta")
+    assert {"detector": "coco/bbox_mAP", "segmentor": "mIoU"}[family] in metrics
+
+
+def test_missing_upsampler_is_not_tested(zygote, trained, tmp_path):
+    """Weights that the checkpoint lacks would be random: their scores would mean nothing."""
+    checkpoint = torch.load(trained / "detector.pth", weights_only=False)
+    state = checkpoint["state_dict"]
+    lost = [name for name in state if ".offset." in name]
+    assert lost
+    torch.save({k: v for k, v in state.items() if k not in lost}, tmp_path / "lossy.pth")
+    run = zygote.run(TEST, trained / "detector.py", tmp_path / "lossy.pth", cwd=tmp_path)
+    assert run.status == 2
+    assert f"{len(lost)} of its" in run.stderr
+    assert lost[0] in run.stderr
+
+
+def test_additional_weights_are_fine(zygote, trained, tmp_path):
+    checkpoint = torch.load(trained / "detector.pth", weights_only=False)
+    state = {**checkpoint["state_dict"], "teacher.weight": torch.zeros(1)}
+    torch.save(dict(state_dict=state), tmp_path / "more.pth")
+    run = zygote.run(
+        TEST, trained / "detector.py", tmp_path / "more.pth", "--work-dir", "w", cwd=tmp_path
+    )
+    assert run.status == 0, run.stderr
+    assert "unexpected key in source state_dict: teacher.weight" in run.stdout

@@ -1,0 +1,392 @@
+"""What every upsampler promises, held for each registered one: a new one needs no line here."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+import warnings
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from mmdysample import Upsampler, build_upsampler, list_upsamplers
+from mmdysample.registry import get_upsampler
+from tests.utils import assert_close, needs_compiler, randomize
+
+IN_CHANNELS = 32
+GUIDE_CHANNELS = 64
+HEIGHT, WIDTH = 5, 7
+
+# Settings to test beside the defaults. Of a place (in_channels, scale_factor, guide_channels) they
+# hold what an upsampler cannot do otherwise.
+SETTINGS: dict[str, list[dict]] = {
+    "DySample": [
+        dict(dyscope=True),
+        dict(style="pl", groups=8),
+        dict(style="pl", groups=8, dyscope=True),
+    ],
+}
+CASES = [(name, cfg) for name in list_upsamplers() for cfg in [{}, *SETTINGS.get(name, [])]]
+ANY_SIZE = [name for name in list_upsamplers() if get_upsampler(name).any_size]
+
+
+def parametrize_cases(cases: list[tuple[str, dict]]) -> pytest.MarkDecorator:
+    ids = ["-".join([name, *(f"{k}={v}" for k, v in cfg.items())]) for name, cfg in cases]
+    return pytest.mark.parametrize(("name", "cfg"), cases, ids=ids)
+
+
+every_case = parametrize_cases(CASES)
+every_case_of_fixed_size = parametrize_cases([case for case in CASES if case[0] not in ANY_SIZE])
+# What costs seconds is done once for each class.
+every_class = pytest.mark.parametrize("name", list_upsamplers())
+
+
+def build(name: str, cfg: dict | None = None, device="cpu", dtype=torch.float32) -> Upsampler:
+    cfg = cfg or {}
+    place = dict(in_channels=IN_CHANNELS, scale_factor=2, guide_channels=GUIDE_CHANNELS)
+    place = {key: cfg.get(key, value) for key, value in place.items()}
+    return build_upsampler(dict(type=name, **cfg), **place).to(device, dtype)
+
+
+def make_inputs(
+    up: Upsampler, *, height=HEIGHT, width=WIDTH, batch=2, size=None, device=None, dtype=None
+) -> tuple[Tensor, ...]:
+    """x, and a guide at the target size for guided upsamplers."""
+    like = next(up.parameters(), torch.empty(()))
+    options = dict(device=device or like.device, dtype=dtype or like.dtype)
+    x = torch.randn(batch, up.in_channels, height, width, **options)
+    if not up.guided:
+        return (x,)
+    size = size or (up.scale_factor * height, up.scale_factor * width)
+    return x, torch.randn(batch, up.guide_channels, *size, **options)
+
+
+def run(up: Upsampler, x: Tensor, guide: Tensor | None = None, size=None) -> Tensor:
+    return up(x, guide, size=size)
+
+
+@every_case
+@pytest.mark.parametrize(
+    ("batch", "height", "width"), [(1, 5, 7), (3, 4, 3), (2, 1, 6), (2, 6, 1), (1, 1, 1)]
+)
+def test_shape(name, cfg, batch, height, width, device):
+    up = build(name, cfg, device)
+    inputs = make_inputs(up, batch=batch, height=height, width=width, device=device)
+    s = up.scale_factor
+    assert run(up, *inputs).shape == (batch, up.in_channels, s * height, s * width)
+
+
+@every_case
+def test_a_sample_does_not_depend_on_the_rest_of_the_batch(name, cfg, device):
+    up = randomize(build(name, cfg, device)).eval()
+    inputs = make_inputs(up, batch=3, device=device)
+    alone = run(up, *(t[1:2] for t in inputs))
+    assert_close(run(up, *inputs)[1:2], alone)
+
+
+@every_case_of_fixed_size
+@pytest.mark.parametrize("short", [(1, 0), (0, 1), (1, 1)], ids=str)
+def test_an_odd_target_is_the_crop_of_the_full_result(name, cfg, short, device):
+    up = randomize(build(name, cfg, device)).eval()
+    s = up.scale_factor
+    size = (s * HEIGHT - short[0], s * WIDTH - short[1])
+    x, *guide = make_inputs(up, size=size, device=device)
+    guide = guide[0] if guide else torch.randn(2, 3, *size, device=device)
+    out = up(x, guide)
+    assert out.shape == (2, up.in_channels, *size)
+    if up.guided:
+        full_guide = guide[:, :, [*range(size[0]), *[-1] * short[0]]]
+        full_guide = full_guide[:, :, :, [*range(size[1]), *[-1] * short[1]]]
+        full = up(x, full_guide)
+    else:
+        full = up(x)
+        assert torch.equal(up(x, size=size), out)
+    assert_close(out, full[:, :, : size[0], : size[1]])
+
+
+@every_case_of_fixed_size
+def test_other_targets_are_refused(name, cfg):
+    up = build(name, cfg)
+    full = (up.scale_factor * HEIGHT, up.scale_factor * WIDTH)
+    for height, width in [(full[0] + 1, full[1]), (full[0], full[1] - up.scale_factor), (0, 0)]:
+        guide = torch.zeros(2, up.guide_channels, height, width)
+        with pytest.raises(ValueError) as error:
+            up(make_inputs(up)[0], guide)
+        for part in (name, str((height, width)), str((HEIGHT, WIDTH)), str(full)):
+            assert part in str(error.value)
+
+
+@pytest.mark.parametrize("name", ANY_SIZE)
+@pytest.mark.parametrize("size", [(3, 4), (11, 20), (33, 1)], ids=str)
+def test_any_size(name, size):
+    up = build(name)
+    assert up(make_inputs(up)[0], size=size).shape == (2, up.in_channels, *size)
+
+
+@every_case
+def test_input_errors_name_what_is_accepted(name, cfg):
+    up = build(name, cfg)
+    x = make_inputs(up)[0]
+    guide = torch.zeros(2, up.guide_channels, up.scale_factor * HEIGHT, up.scale_factor * WIDTH)
+    accepted = rf"^{name}: x must be \(B, {up.in_channels}, H, W\), got "
+    for wrong in (x[0], x[None], x[:, :-1], torch.cat((x, x), 1)):
+        with pytest.raises(ValueError, match=accepted):
+            up(wrong, guide)
+    for wrong in (x.long(), x.bool(), x.cfloat()):
+        with pytest.raises(TypeError, match=f"^{name}: x must be float16, .*got {wrong.dtype}"):
+            up(wrong, guide)
+    for wrong in (guide[0], guide[:1], torch.cat((guide, guide))):
+        with pytest.raises(ValueError, match=rf"^{name}: guide must be \(2, .*, h, w\), got "):
+            up(x, wrong)
+    if up.guided:
+        with pytest.raises(ValueError, match=f"^{name} is guided.*{up.guide_channels}"):
+            up(x)
+        with pytest.raises(ValueError, match=rf"guide must be \(2, {up.guide_channels}, h, w\)"):
+            up(x, torch.cat((guide, guide), 1))
+    else:
+        assert torch.equal(up(x, guide), up(x, guide.new_ones(2, 1, *guide.shape[2:])))
+
+
+@every_case
+def test_another_dtype_than_the_weights_is_refused(name, cfg):
+    up = build(name, cfg, dtype=torch.float64)
+    inputs = make_inputs(up, dtype=torch.float32)
+    if not list(up.parameters()):
+        assert run(up, *inputs).dtype == torch.float32
+        return
+    message = f"^{name}: x is torch.float32 but the weights are torch.float64"
+    with pytest.raises(TypeError, match=message):
+        run(up, *inputs)
+
+
+@every_class
+def test_constructor_errors_name_what_is_accepted(name):
+    for key in ("in_channels", "scale_factor", "guide_channels"):
+        with pytest.raises(ValueError, match=f"{key} must be an integer >= 1, got 0"):
+            get_upsampler(name)(**dict(in_channels=IN_CHANNELS) | {key: 0})
+        with pytest.raises(TypeError, match=f"{key} must be an integer >= 1, got '2'"):
+            get_upsampler(name)(**dict(in_channels=IN_CHANNELS) | {key: "2"})
+
+
+@every_class
+def test_an_unknown_keyword_is_answered_with_the_accepted_ones(name):
+    message = (
+        rf"^{name} has no argument 'scale_factors' \(given 2\) \(did you mean 'scale_factor'\?\); "
+        "it accepts in_channels, scale_factor, .*guide_channels"
+    )
+    with pytest.raises(TypeError, match=message):
+        build(name, dict(scale_factors=2))
+
+
+@every_case
+@pytest.mark.parametrize(
+    "dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16], ids=str
+)
+def test_the_result_has_the_dtype_of_x(name, cfg, dtype, device):
+    up = build(name, cfg, device, dtype)
+    inputs = make_inputs(up, device=device, dtype=dtype)
+    assert run(up, *inputs).dtype == dtype
+
+
+@every_case
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+def test_half_precision_is_close_to_float32(name, cfg, dtype, device):
+    half = randomize(build(name, cfg, device)).to(dtype).eval()
+    # the same rounded weights and inputs
+    full = copy.deepcopy(half).float()
+    inputs = make_inputs(half, device=device, dtype=dtype)
+    assert_close(run(half, *inputs), run(full, *(t.float() for t in inputs)))
+
+
+@every_case
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_autocast(name, cfg, dtype, device):
+    up = randomize(build(name, cfg, device)).eval()
+    inputs = make_inputs(up, device=device)
+    expected = run(up, *inputs)
+    with torch.autocast(device, dtype=torch.bfloat16):
+        out = run(up, *(t.to(dtype) for t in inputs))
+    assert out.dtype == dtype
+    assert_close(out, expected, dtype=torch.bfloat16)
+
+
+LAYOUTS: dict[str, Callable[[Tensor], Tensor]] = {
+    "channels_last": lambda t: t.contiguous(memory_format=torch.channels_last),
+    "transposed": lambda t: t.transpose(2, 3).contiguous().transpose(2, 3),
+    "strided": lambda t: t.repeat_interleave(2, 1).repeat_interleave(3, 3)[:, ::2, :, 1::3],
+}
+
+
+@every_case
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_layout_of_memory_does_not_matter(name, cfg, layout, device):
+    up = randomize(build(name, cfg, device)).eval()
+    inputs = make_inputs(up, device=device)
+    changed = [LAYOUTS[layout](t) for t in inputs]
+    assert not any(t.is_contiguous() for t in changed)
+    assert_close(run(up, *changed), run(up, *inputs))
+
+
+@every_case
+def test_gradients_reach_x_the_guide_and_every_parameter(name, cfg, device):
+    up = randomize(build(name, cfg, device))
+    inputs = [t.requires_grad_() for t in make_inputs(up, device=device)]
+    out = run(up, *inputs)
+    (out * torch.randn_like(out)).sum().backward()
+    for key, leaf in [*up.named_parameters(), *zip(("x", "guide"), inputs, strict=False)]:
+        assert leaf.grad is not None and leaf.grad.abs().max() > 0, f"no gradient reaches {key}"
+
+
+@every_case
+def test_no_warnings(name, cfg, device):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        up = build(name, cfg, device)
+        inputs = [t.requires_grad_() for t in make_inputs(up, size=(9, 13), device=device)]
+        if not up.guided:
+            inputs.append(torch.zeros(2, 1, 9, 13, device=device))
+        run(up, *inputs).sum().backward()
+
+
+@every_case
+def test_init_weights_can_be_called_again(name, cfg, device):
+    up = build(name, cfg, device)
+    before = {key: value.clone() for key, value in up.state_dict().items()}
+    torch.manual_seed(1)
+    up.init_weights()
+    once = {key: value.clone() for key, value in up.state_dict().items()}
+    with torch.no_grad():
+        for parameter in up.parameters():
+            parameter.fill_(77)
+    torch.manual_seed(1)
+    up.init_weights()
+    again = up.state_dict()
+
+    assert before.keys() == once.keys() == again.keys()
+    for key in before:
+        assert torch.equal(once[key], again[key]), f"{key} depends on its value before"
+    for key, _ in up.named_parameters():
+        first, second = before[key].double(), again[key].double()
+        if first.numel() > 1 and first.std() > 0:
+            # the same distribution; 32 values estimate its spread within a factor of 2
+            assert first.numel() < 32 or 0.5 < second.std() / first.std() < 2, key
+        else:
+            assert torch.equal(first, second), f"{key} is a constant at first"
+
+
+@every_case
+def test_state_dict_roundtrip(name, cfg, device):
+    up = randomize(build(name, cfg, device)).eval()
+    other = build(name, cfg, device).eval()
+    other.load_state_dict(up.state_dict(), strict=True)
+    inputs = make_inputs(up, device=device)
+    assert torch.equal(run(other, *inputs), run(up, *inputs))
+
+
+@every_case
+@pytest.mark.parametrize(
+    "duplicate", [copy.deepcopy, lambda up: pickle.loads(pickle.dumps(up))], ids=["copy", "pickle"]
+)
+def test_copies(name, cfg, duplicate, device):
+    up = randomize(build(name, cfg, device)).eval()
+    inputs = make_inputs(up, device=device)
+    expected = run(up, *inputs)
+    twin = duplicate(up)
+    randomize(up)
+    assert torch.equal(run(twin, *inputs), expected), "the copy has weights of its own"
+    assert repr(twin) == repr(up)
+
+
+@every_case
+def test_meta_device(name, cfg, device):
+    """Shapes without memory, then weights from a checkpoint: how large models are loaded."""
+    up = randomize(build(name, cfg, device)).eval()
+    with torch.device("meta"):
+        empty = build(name, cfg, "meta").eval()
+    assert all(t.is_meta for t in [*empty.parameters(), *empty.buffers()])
+    inputs = make_inputs(up, device=device)
+    assert run(empty, *(t.to("meta") for t in inputs)).shape == run(up, *inputs).shape
+
+    filled = empty.to_empty(device=device)
+    filled.load_state_dict(up.state_dict())
+    assert torch.equal(run(filled, *inputs), run(up, *inputs))
+
+
+@every_case
+def test_compiles_in_one_graph(name, cfg, device):
+    up = randomize(build(name, cfg, device)).eval()
+    torch.compiler.reset()
+    compiled = torch.compile(up, fullgraph=True, backend="aot_eager")
+    inputs = [t.requires_grad_() for t in make_inputs(up, size=(9, 14), device=device)]
+    guide = inputs[1] if up.guided else torch.zeros(2, 1, 9, 14, device=device)
+    outs, grads = [], []
+    for module in (up, compiled):
+        outs.append(module(inputs[0], guide))
+        leaves = [*inputs, *up.parameters()]
+        grads.append(torch.autograd.grad(outs[-1].square().sum(), leaves))
+    assert_close(*outs)
+    for expected, actual in zip(*grads, strict=True):
+        torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-4)
+    assert_close(compiled(inputs[0].detach(), guide, size=(9, 14)), outs[0])
+
+
+@needs_compiler
+@every_class
+def test_compiles_to_machine_code(name, device):
+    up = randomize(build(name, device=device)).eval()
+    torch.compiler.reset()
+    inputs = make_inputs(up, device=device)
+    with torch.no_grad():
+        assert_close(torch.compile(up, fullgraph=True)(*inputs), run(up, *inputs))
+
+
+def export(up: nn.Module, inputs: tuple[Tensor, ...]) -> torch.export.ExportedProgram:
+    """With batch, height and width left open."""
+    batch, height, width = (torch.export.Dim(n, min=2, max=512) for n in ("b", "h", "w"))
+    s = up.scale_factor
+    shapes = [{0: batch, 2: height, 3: width}, {0: batch, 2: s * height, 3: s * width}]
+    return torch.export.export(up, inputs, dynamic_shapes=tuple(shapes[: len(inputs)]))
+
+
+@every_case
+def test_exports_with_dynamic_sizes(name, cfg, device):
+    up = randomize(build(name, cfg, device)).eval()
+    exported = export(up, make_inputs(up, device=device)).module()
+    for batch, height, width in [(2, 5, 7), (3, 8, 4), (4, 11, 3)]:
+        inputs = make_inputs(up, batch=batch, height=height, width=width, device=device)
+        assert_close(exported(*inputs), run(up, *inputs))
+
+
+@every_class
+def test_onnx(name, tmp_path):
+    reason = "needs ONNX: pip install onnx onnxscript onnxruntime"
+    pytest.importorskip("onnx", reason=reason)
+    pytest.importorskip("onnxscript", reason=reason)
+    onnxruntime = pytest.importorskip("onnxruntime", reason=reason)
+    up = randomize(build(name)).eval()
+    inputs = make_inputs(up)
+    path = tmp_path / "up.onnx"
+    torch.onnx.export(export(up, inputs), dynamo=True).save(path)
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    for batch, height, width in [(2, 5, 7), (3, 8, 4)]:
+        inputs = make_inputs(up, batch=batch, height=height, width=width)
+        feed = {arg.name: t.numpy() for arg, t in zip(session.get_inputs(), inputs, strict=True)}
+        (out,) = session.run(None, feed)
+        assert_close(torch.from_numpy(out), run(up, *inputs))
+
+
+@every_case
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
+def test_forward_and_backward_never_wait_for_the_gpu(name, cfg):
+    """A constant built on the CPU, or a value read back, would stop the queue at each call."""
+    up = build(name, cfg, "cuda")
+    inputs = [t.requires_grad_() for t in make_inputs(up, size=(9, 13), device="cuda")]
+    guide = inputs[1] if up.guided else torch.zeros(2, 1, 9, 13, device="cuda")
+    up(inputs[0], guide).sum().backward()  # the first call of all sets CUDA up
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        up(inputs[0], guide).sum().backward()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")

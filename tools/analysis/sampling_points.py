@@ -1,0 +1,393 @@
+"""Draw where the DySample upsamplers of a trained model sample, over an image.
+
+    python tools/analysis/sampling_points.py CONFIG CHECKPOINT IMAGE --out points.png
+
+works for any mmdet or mmseg model with DySample in it. A point drawn at a place means: there the
+upsampler reads the feature map for one pixel of its result.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from typing import NamedTuple
+
+import cv2
+import matplotlib
+
+matplotlib.use("Agg")
+
+import matplotlib.pyplot as plt
+import numpy as np
+import torch
+from matplotlib.axes import Axes
+from matplotlib.collections import LineCollection
+from matplotlib.colors import hsv_to_rgb
+from matplotlib.lines import Line2D
+from matplotlib.patches import Rectangle
+from torch import Tensor, nn
+
+from mmdysample import DySample
+from mmdysample.engine.config import CfgOptions, load_config
+from mmdysample.engine.errors import ArgumentParser, UserError, run_tool
+from mmdysample.engine.inference import check_picture_path, load_input, load_model, predict
+
+SUBPIXEL_COLORS = ("#ff3860", "#ffdd57", "#23d160", "#3298ff")
+
+
+class Stage(NamedTuple):
+    """One DySample of a model, and the feature map that it was given."""
+
+    name: str
+    module: DySample
+    x: Tensor
+
+    @property
+    def size(self) -> tuple[int, int]:
+        return self.x.shape[2], self.x.shape[3]
+
+
+class Points(NamedTuple):
+    """Positions as (x, y) in pixels of the feature map: (c, r) is the centre of column c, row r.
+
+    Both arrays are (groups, H, W, s, s, 2).
+    """
+
+    start: np.ndarray
+    """At zero offset, where bilinear interpolation would read."""
+    end: np.ndarray
+    """Where the upsampler reads; clamped to the outermost pixel centres, as the sampling does."""
+
+    @property
+    def move(self) -> np.ndarray:
+        return self.end - self.start
+
+
+def parse_args() -> argparse.Namespace:
+    summary, _, details = __doc__.partition("\n\n")
+    parser = ArgumentParser(
+        description=summary, epilog=details, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("config", help="config file, of mmdet or mmseg")
+    parser.add_argument("checkpoint", help="checkpoint file")
+    parser.add_argument("image", help="image file; it goes through the config's test pipeline")
+    parser.add_argument("--out", help="picture to write (.png, .pdf, .svg, ...)")
+    parser.add_argument("--list", action="store_true", help="list the model's stages instead")
+    parser.add_argument("--stage", help="name of a stage; default: the finest, of these the last")
+    parser.add_argument(
+        "--group", type=int, help="channel group, from 0; default: the one whose points move most"
+    )
+    parser.add_argument(
+        "--at",
+        type=float,
+        nargs=2,
+        metavar=("X", "Y"),
+        help="pixel of the image to zoom in on; default: where the points move most",
+    )
+    parser.add_argument(
+        "--cells",
+        type=int,
+        default=8,
+        help="pixels of the feature map across the zoom (%(default)s)",
+    )
+    parser.add_argument("--device", help="cpu, cuda, cuda:1, ...; default: a GPU if there is one")
+    parser.add_argument(
+        "--cfg-options",
+        nargs="+",
+        action=CfgOptions,
+        metavar="KEY=VALUE",
+        help="settings that replace those of the config",
+    )
+    args = parser.parse_args()
+    if args.list == (args.out is not None):
+        parser.error("either --out FILE or --list is needed")
+    if args.cells < 1:
+        parser.error(f"--cells must be 1 or more, got {args.cells}")
+    return args
+
+
+def run_stages(model: nn.Module, data: dict) -> list[Stage]:
+    """Every DySample of ``model`` in the order of running, with its input for an image.
+
+    Raises:
+        UserError: the model has none, or runs one more than once for an image.
+    """
+    names = {module: name for name, module in model.named_modules() if isinstance(module, DySample)}
+    if not names:
+        raise UserError(
+            "the model of the config has no DySample upsampler, so there are no points to draw"
+        )
+    stages: list[Stage] = []
+
+    def record(module: DySample, args: tuple, kwargs: dict) -> None:
+        x = args[0] if args else kwargs["x"]
+        stages.append(Stage(names[module], module, x.detach()))
+
+    hooks = [m.register_forward_pre_hook(record, with_kwargs=True) for m in names]
+    try:
+        predict(model, data)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    if len(stages) > len({stage.name for stage in stages}):
+        raise UserError(
+            f"stage {stages[0].name} runs more than once for an image (sliding window?): "
+            "with mmseg, --cfg-options model.test_cfg.mode=whole runs it once"
+        )
+    return stages
+
+
+def choose_stage(stages: list[Stage], name: str | None) -> Stage:
+    if name is None:
+        return max(reversed(stages), key=lambda stage: stage.x[0, 0].numel())
+    for stage in stages:
+        if stage.name == name:
+            return stage
+    known = ", ".join(stage.name for stage in stages)
+    raise UserError(f"--stage {name}: the model has no such stage; it has {known}")
+
+
+@torch.no_grad()
+def sampling_points(module: DySample, x: Tensor) -> Points:
+    """Where ``module`` samples the first feature map of ``x``, (B, C, H, W)."""
+    s, g = module.scale_factor, module.groups
+    height, width = x.shape[2:]
+    rows, columns = np.mgrid[:height, :width]
+    centers = np.stack((columns, rows), axis=-1)[None, :, :, None, None]
+
+    def positions(offset: Tensor) -> np.ndarray:
+        # (2*g*s*s, H, W) -> (g, H, W, i, j, 2)
+        offset = offset.double().cpu().reshape(2, g, s, s, height, width)
+        return centers + offset.permute(1, 4, 5, 2, 3, 0).numpy()
+
+    start = positions(module.init_pos[0].expand(-1, height, width))
+    end = positions(module.sampling_offset(x)[0])
+    return Points(start, np.clip(end, 0, (width - 1, height - 1)))
+
+
+def choose_group(points: Points, group: int | None) -> int:
+    groups = len(points.start)
+    if group is None:
+        return int(np.linalg.norm(points.move, axis=-1).mean(axis=(1, 2, 3, 4)).argmax())
+    if not 0 <= group < groups:
+        raise UserError(f"--group {group}: the stage has {groups} groups, 0 to {groups - 1}")
+    return group
+
+
+def pixels_per_cell(image_size: tuple[int, int], feature_size: tuple[int, int]) -> int:
+    """Image pixels that a pixel of the feature map stands for, on each axis.
+
+    Backbones halve a size by rounding up (23 -> 12), so the ratio of the sizes is at most the
+    stride, which is the next power of two.
+    """
+    ratio = max(i / f for i, f in zip(image_size, feature_size, strict=True))
+    return int(2 ** np.ceil(np.log2(ratio)))
+
+
+def choose_window(
+    points: Points, cells: int, at: tuple[float, float] | None, stride: int
+) -> tuple[int, int, int, int]:
+    """First column, first row, columns and rows of the zoom.
+
+    Around ``at``, a pixel of the image, else where points move most.
+    """
+    height, width = points.start.shape[1:3]
+    rows, columns = min(cells, height), min(cells, width)
+    if at is None:
+        move = np.linalg.norm(points.move, axis=-1).mean(axis=(0, 3, 4))
+        sums = cv2.filter2D(move, -1, np.ones((rows, columns)), anchor=(0, 0))
+        sums = sums[: height - rows + 1, : width - columns + 1]
+        row, column = np.unravel_index(sums.argmax(), sums.shape)
+        return int(column), int(row), columns, rows
+    column = round(at[0] / stride - columns / 2)
+    row = round(at[1] / stride - rows / 2)
+    column = min(max(column, 0), width - columns)
+    return column, min(max(row, 0), height - rows), columns, rows
+
+
+def in_image(positions: np.ndarray, stride: int) -> np.ndarray:
+    """Pixels of the feature map -> pixels of the image as ``imshow`` counts them."""
+    return (positions + 0.5) * stride - 0.5
+
+
+def draw(
+    image: np.ndarray,
+    title: str,
+    points: Points,
+    stride: int,
+    group: int,
+    window: tuple[int, int, int, int],
+) -> plt.Figure:
+    """The image, which way its points move, and a zoom with every point.
+
+    Args:
+        image: (H, W, 3), uint8, RGB: what the model saw, without padding.
+        stride: pixels of the image a pixel of the feature map.
+        window: first column, first row, columns and rows of the zoom.
+    """
+    figure = plt.figure(figsize=(12.6, 8.4), dpi=110, layout="constrained")
+    left, right = figure.subfigures(1, 2, width_ratios=(1, 2.05), wspace=0.02)
+    whole, field = left.subplots(2, 1)
+    zoom = right.subplots()
+
+    whole.imshow(image, interpolation="nearest")
+    whole.set_title("the image and the zoom", fontsize=10)
+    draw_field(field, image, points, stride, group)
+    column, row, columns, rows = window
+    for axes in (whole, field):
+        corner = in_image(np.array((column - 0.5, row - 0.5)), stride)
+        for color, width in (("black", 3.5), ("white", 1.8)):
+            box = Rectangle(corner, columns * stride, rows * stride)
+            box.set(fill=False, edgecolor=color, linewidth=width)
+            axes.add_patch(box)
+        axes.set(xlim=(-0.5, image.shape[1] - 0.5), ylim=(image.shape[0] - 0.5, -0.5))
+    draw_zoom(zoom, image, points, stride, group, window)
+    for axes in (whole, field, zoom):
+        axes.set_xticks([])
+        axes.set_yticks([])
+    figure.suptitle(title, fontsize=12)
+    return figure
+
+
+def draw_field(axes: Axes, image: np.ndarray, points: Points, stride: int, group: int) -> None:
+    """Colour of a pixel of the result: which way its point moved; strength: how far."""
+    move = points.move[group]
+    height, width, s = move.shape[:3]
+    move = move.transpose(0, 2, 1, 3, 4).reshape(height * s, width * s, 2)
+    length = np.linalg.norm(move, axis=-1)
+    longest = max(length.max(), 1e-9)
+    color = direction_color(move, length / longest)
+    extent = (-0.5, width * stride - 0.5, height * stride - 0.5, -0.5)
+    grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY) / 255
+    axes.imshow(0.35 + 0.65 * grey, cmap="gray", vmin=0, vmax=1)
+    axes.imshow(color, extent=extent, alpha=0.75 * length / longest, interpolation="nearest")
+    axes.set_title("which way points move (colour), how far (strength)", fontsize=10)
+
+    wheel = axes.inset_axes((0.015, 0.015, 0.19, 0.19))
+    y, x = np.mgrid[-1:1:101j, -1:1:101j]
+    radius = np.hypot(x, y)
+    wheel.imshow(direction_color(np.stack((x, y), -1), radius), alpha=(radius <= 1).astype(float))
+    wheel.text(50, 50, f"{longest:.2f}", fontsize=7, ha="center", va="center")
+    wheel.axis("off")
+
+
+def direction_color(move: np.ndarray, strength: np.ndarray) -> np.ndarray:
+    hue = (np.arctan2(move[..., 1], move[..., 0]) / (2 * np.pi)) % 1
+    return hsv_to_rgb(np.stack((hue, np.clip(strength, 0, 1), np.ones_like(hue)), axis=-1))
+
+
+def draw_zoom(
+    axes: Axes,
+    image: np.ndarray,
+    points: Points,
+    stride: int,
+    group: int,
+    window: tuple[int, int, int, int],
+) -> None:
+    column, row, columns, rows = window
+    part = (group, slice(row, row + rows), slice(column, column + columns))
+    start, end = in_image(points.start[part], stride), in_image(points.end[part], stride)
+    s = start.shape[2]
+
+    axes.imshow(image, interpolation="nearest")
+    left, top = in_image(np.array((column - 0.5, row - 0.5)), stride)
+    right, bottom = left + columns * stride, top + rows * stride
+    for x in np.linspace(left, right, columns + 1):
+        axes.axvline(x, color="white", linewidth=1.0, alpha=0.8)
+    for y in np.linspace(top, bottom, rows + 1):
+        axes.axhline(y, color="white", linewidth=1.0, alpha=0.8)
+
+    size = 470 / max(columns, rows) / s
+    for index in range(s * s):
+        i, j = divmod(index, s)
+        color = subpixel_color(index, s * s)
+        from_, to = start[:, :, i, j].reshape(-1, 2), end[:, :, i, j].reshape(-1, 2)
+        axes.add_collection(
+            LineCollection(np.stack((from_, to), axis=1), colors="black", linewidths=3.2, zorder=2)
+        )
+        axes.add_collection(
+            LineCollection(np.stack((from_, to), axis=1), colors=color, linewidths=1.8, zorder=3)
+        )
+        axes.scatter(*from_.T, s=0.5 * size, facecolors="none", edgecolors="black", zorder=3)
+        axes.scatter(*to.T, s=size, color=color, edgecolors="black", linewidths=0.8, zorder=4)
+    axes.set(xlim=(left, right), ylim=(bottom, top))
+    legend(axes, s)
+
+
+def subpixel_color(index: int, count: int) -> str | tuple[float, float, float]:
+    if count <= len(SUBPIXEL_COLORS):
+        return SUBPIXEL_COLORS[index]
+    return tuple(hsv_to_rgb((index / count, 0.75, 1.0)))
+
+
+def legend(axes: Axes, s: int) -> None:
+    def dot(color, size, label):
+        return Line2D(
+            [], [], marker="o", linestyle="", markeredgecolor="black",
+            markerfacecolor=color, markersize=size, label=label,
+        )  # fmt: skip
+
+    handles = [
+        Line2D([], [], color="lightgray", linewidth=3, label="pixels of the feature map"),
+        dot("none", 5, "where bilinear interpolation samples"),
+    ]
+    if s == 2:
+        corners = ("top left", "top right", "bottom left", "bottom right")
+        handles += [
+            dot(color, 9, f"where DySample samples for the {corner} sub-pixel")
+            for color, corner in zip(SUBPIXEL_COLORS, corners, strict=True)
+        ]
+    else:
+        handles.append(dot("white", 9, f"where DySample samples for the {s * s} sub-pixels"))
+    axes.legend(
+        handles=handles, loc="upper center", bbox_to_anchor=(0.5, -0.01), ncols=2, frameon=False,
+        fontsize=9,
+    )  # fmt: skip
+
+
+def main() -> None:
+    args = parse_args()
+    out = None if args.list else check_picture_path(args.out)
+    cfg = load_config(args.config, args.cfg_options, ("model", "test_dataloader"))
+    data = load_input(cfg, args.image)
+    model = load_model(cfg, args.checkpoint, args.device)
+    padded: list[tuple[int, int]] = []
+    model.data_preprocessor.register_forward_hook(
+        lambda module, inputs, result: padded.append(tuple(result["inputs"].shape[2:]))
+    )
+    stages = run_stages(model, data)
+    if args.list:
+        for stage in stages:
+            height, width = stage.size
+            print(f"{stage.name}  {height} x {width}  {stage.module.groups} groups")
+        return
+
+    stage = choose_stage(stages, args.stage)
+    image = data["inputs"].permute(1, 2, 0).numpy()[..., ::-1]
+    stride = pixels_per_cell(padded[0], stage.size)
+    points = sampling_points(stage.module, stage.x)
+    # cells that hold nothing but padding are not of the image
+    rows, columns = (-(-side // stride) for side in image.shape[:2])
+    points = Points(*(array[:, :rows, :columns] for array in points))
+    height, width = image.shape[:2]
+    if args.at is not None and not (0 <= args.at[0] < width and 0 <= args.at[1] < height):
+        x, y = args.at
+        raise UserError(
+            f"--at {x:g} {y:g} is outside the image, which is {width} x {height} pixels"
+        )
+    group = choose_group(points, args.group)
+    window = choose_window(points, args.cells, args.at, stride)
+
+    s = stage.module.scale_factor
+    height, width = stage.size
+    title = (
+        f"DySample {stage.name}: {height} x {width} to {s * height} x {s * width}, "
+        f"channel group {group} of {stage.module.groups}"
+    )
+    figure = draw(image, title, points, stride, group, window)
+    figure.savefig(out)
+    print(out)
+
+
+if __name__ == "__main__":
+    sys.exit(run_tool(main))

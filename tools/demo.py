@@ -1,0 +1,421 @@
+"""Train a small detector and a small segmentor with and without DySample, compare, draw.
+
+Everything runs on the Shapes data set through the tools that a user would call: make_shapes.py,
+train.py, test.py and those in analysis/. What is finished is kept: a demo that was interrupted
+goes on where it stopped when it is started again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import re
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+ROOT = Path(__file__).resolve().parents[1]
+MARKER = "demo.json"
+"""Lies in every folder that the demo made, and tells what it was made from."""
+SECONDS_TO_STOP = 10
+
+
+class DemoError(Exception):
+    """One sentence for the user."""
+
+
+class Task(NamedTuple):
+    """A model, and what it is trained with and judged by."""
+
+    name: str
+    config: str
+    """Of configs/shapes, with a place for the upsampler."""
+    upsamplers: tuple[str, str]
+    """The model's own, and the one that is compared with it."""
+    metrics: dict[str, str]
+    """Heading -> name in the results of test.py."""
+    percent: float
+    """What makes these results percent."""
+    annotations: str | None
+    """File that the evaluator reads, in the folder of the data set."""
+    picture: str
+    quick: tuple[str, ...]
+    """Options of a run of seconds."""
+    minutes: float
+    """Of training, on two CPU cores."""
+
+
+DETECTOR = Task(
+    name="Faster R-CNN",
+    config="faster-rcnn_r18_fpn_{}_shapes.py",
+    upsamplers=("Nearest", "DySample"),
+    metrics={"AP": "coco/bbox_mAP", "AP50": "coco/bbox_mAP_50"},
+    percent=100,
+    annotations="annotations/instances_val2017.json",
+    picture="detections.png",
+    quick=("train_cfg.max_epochs=1",),
+    minutes=2,
+)
+SEGMENTOR = Task(
+    name="SegFormer",
+    config="segformer_mit-b0_{}_shapes.py",
+    upsamplers=("Bilinear", "DySample"),
+    metrics={"mIoU": "mIoU", "mAcc": "mAcc"},
+    percent=1,
+    annotations=None,
+    picture="segmentation.png",
+    quick=("train_cfg.max_iters=2", "train_dataloader.batch_size=2"),
+    minutes=1.5,
+)
+TASKS = (DETECTOR, SEGMENTOR)
+
+
+class Result(NamedTuple):
+    """What one model reached."""
+
+    metrics: dict[str, float]
+    """Heading -> percent."""
+    parameters: int
+    """Of the upsamplers."""
+    seconds: float
+    """Of training."""
+    in_one_go: bool
+    """False if training was interrupted: ``seconds`` are those of its last part."""
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--work-dir", type=Path, help="folder for everything (work_dirs/demo)")
+    parser.add_argument("--fresh", action="store_true", help="do all over, keep nothing")
+    parser.add_argument(
+        "--quick", action="store_true", help="a few images and iterations: shows that it runs"
+    )
+    args = parser.parse_args()
+    if args.work_dir is None:
+        args.work_dir = ROOT / "work_dirs" / ("demo-quick" if args.quick else "demo")
+    args.work_dir = args.work_dir.absolute()
+    return args
+
+
+def main() -> int:
+    args = parse_args()
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        open_work_dir(args.work_dir, args.quick, args.fresh)
+        Demo(args.work_dir, args.quick).run()
+    except DemoError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except OSError as error:
+        print(f"error: {error.filename or args.work_dir}: {error.strerror}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        again = shlex.join(["bash", "tools/demo.sh", *sys.argv[1:]]).replace(" --fresh", "")
+        print(f"\ninterrupted; to go on from here: {again}", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _interrupt(signum: int, frame: object) -> None:
+    raise KeyboardInterrupt
+
+
+def open_work_dir(work_dir: Path, quick: bool, fresh: bool) -> None:
+    """Make the folder, or empty it of what other code or settings made.
+
+    Raises:
+        DemoError: the folder holds something that no demo made.
+    """
+    made_from = {"tool": "mmdysample demo", "quick": quick, "code": code_fingerprint()}
+    marker = work_dir / MARKER
+    if work_dir.exists() and not work_dir.is_dir():
+        raise DemoError(f"{work_dir} is a file: choose a folder with --work-dir")
+    if work_dir.exists() and any(work_dir.iterdir()):
+        if not marker.is_file():
+            raise DemoError(
+                f"{work_dir} was not made by the demo and is left as it is: choose a new or an "
+                "empty folder with --work-dir"
+            )
+        try:
+            before = json.loads(marker.read_text())
+        except ValueError:
+            before = None
+        if not fresh and before == made_from:
+            return
+        reason = "as asked for" if fresh else "made with other settings or other code"
+        print(f"Starting over in {work_dir} ({reason}).")
+        # the marker last: a folder half emptied is still known as the demo's
+        for path in work_dir.iterdir():
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            elif path != marker:
+                path.unlink()
+    work_dir.mkdir(parents=True, exist_ok=True)
+    write_json(marker, made_from)
+
+
+def code_fingerprint() -> str:
+    """Changes with anything that results depend on: kept ones would be of another program."""
+    digest = hashlib.sha256()
+    places = ("mmdysample", "configs/_base_", "configs/shapes", "tools")
+    for path in sorted(path for place in places for path in (ROOT / place).rglob("*.py")):
+        digest.update(str(path.relative_to(ROOT)).encode() + b"\0" + path.read_bytes())
+    return digest.hexdigest()
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Whole or not at all."""
+    draft = path.with_name(path.name + ".part")
+    draft.write_text(json.dumps(value, indent=2) + "\n")
+    draft.replace(path)
+
+
+class Demo:
+    """The steps in their order, in a folder of their own."""
+
+    def __init__(self, work_dir: Path, quick: bool) -> None:
+        self.work_dir = work_dir
+        self.quick = quick
+        self.data = work_dir / "shapes"
+        self.step = 0
+        self.steps = 1 + sum(2 * len(task.upsamplers) + 1 for task in TASKS) + 1
+
+    def run(self) -> None:
+        start = time.monotonic()
+        print(f"Everything goes to {self.work_dir}; what is done is kept. Ctrl-C stops.")
+        self.draw_data()
+        results = []
+        for task in TASKS:
+            for upsampler in task.upsamplers:
+                seconds, in_one_go = self.train(task, upsampler)
+                metrics = self.test(task, upsampler)
+                parameters = self.count_parameters(task, upsampler)
+                result = Result(metrics, parameters, seconds, in_one_go)
+                results.append((task, upsampler, result))
+        pictures = [self.draw_predictions(task) for task in TASKS]
+        pictures.append(self.draw_sampling_points())
+        report = table(results)
+        (self.work_dir / "results.txt").write_text(report)
+        print(f"\n{report}\nPictures:")
+        for picture in pictures:
+            print(f"  {picture}")
+        print(f"Done in {clock(time.monotonic() - start)}.")
+
+    def draw_data(self) -> None:
+        train, val = ("24", "8") if self.quick else ("400", "100")
+        what = f"drawing the Shapes data set: {train} images to train on, {val} to test on"
+        command = ["tools/make_shapes.py", self.data, "--train", train, "--val", val, "--overwrite"]
+        done = self.data / "shapes.json"
+        self.do(what, done, lambda log: self.call(command, log))
+
+    def train(self, task: Task, upsampler: str) -> tuple[float, bool]:
+        """Seconds, and whether they are of the whole training."""
+        folder = self.folder(task, upsampler)
+        done = folder / "trained.json"
+        options = [
+            # test.py evaluates afterwards
+            "train_cfg.val_interval=1000000",
+            *self.data_options(task, "train", "val"),
+            *(task.quick if self.quick else ()),
+        ]
+        command = ["tools/train.py", self.config(task, upsampler), "--work-dir", folder, "--resume"]
+
+        def work(log: Path) -> None:
+            in_one_go = not any(folder.glob("*.pth"))
+            start = time.monotonic()
+            self.call([*command, "--cfg-options", *options], log)
+            write_json(done, {"seconds": time.monotonic() - start, "in_one_go": in_one_go})
+
+        about = "some seconds" if self.quick else f"about {task.minutes:g} min on 2 CPU cores"
+        self.do(f"training {task.name} with {upsampler} ({about})", done, work)
+        trained = json.loads(done.read_text())
+        return trained["seconds"], trained["in_one_go"]
+
+    def test(self, task: Task, upsampler: str) -> dict[str, float]:
+        folder = self.folder(task, upsampler)
+        done = folder / "tested.json"
+        out = folder / "test"
+
+        def work(log: Path) -> None:
+            shutil.rmtree(out, ignore_errors=True)
+            command = ["tools/test.py", self.config(task, upsampler), checkpoint(folder)]
+            options = self.data_options(task, "test")
+            self.call([*command, "--work-dir", out, "--cfg-options", *options], log)
+            (scalars,) = out.glob("*/*.json")
+            write_json(done, json.loads(scalars.read_text()))
+
+        self.do(f"testing {task.name} with {upsampler}", done, work)
+        found = json.loads(done.read_text())
+        return {heading: task.percent * found[name] for heading, name in task.metrics.items()}
+
+    def count_parameters(self, task: Task, upsampler: str) -> int:
+        from mmdysample.engine.checkpoint import load_checkpoint_file
+
+        path = checkpoint(self.folder(task, upsampler))
+        return sum(
+            value.numel()
+            for name, value in load_checkpoint_file(path)["state_dict"].items()
+            if ".upsample_modules." in name and not name.endswith(".init_pos")
+        )
+
+    def draw_predictions(self, task: Task) -> Path:
+        models: list[str | Path] = []
+        for upsampler in task.upsamplers:
+            path = checkpoint(self.folder(task, upsampler))
+            models += ["--model", upsampler, self.config(task, upsampler), path]
+        command = ["tools/analysis/predictions.py", *models, "--data-root", f"{self.data}/"]
+        return self.draw(command, task.picture)
+
+    def draw_sampling_points(self) -> Path:
+        upsampler = DETECTOR.upsamplers[1]
+        path = checkpoint(self.folder(DETECTOR, upsampler))
+        image = sorted((self.data / "val2017").iterdir())[2]
+        command = ["tools/analysis/sampling_points.py", self.config(DETECTOR, upsampler)]
+        return self.draw([*command, path, image], "sampling_points.png")
+
+    def draw(self, command: list[str | Path], name: str) -> Path:
+        picture = self.work_dir / name
+        draft = self.work_dir / f"draft-{name}"
+
+        def work(log: Path) -> None:
+            self.call([*command, "--out", draft], log)
+            draft.replace(picture)
+
+        self.do(f"drawing {name}", picture, work)
+        return picture
+
+    def folder(self, task: Task, upsampler: str) -> Path:
+        return self.work_dir / self.config(task, upsampler).stem
+
+    def config(self, task: Task, upsampler: str) -> Path:
+        return ROOT / "configs" / "shapes" / task.config.format(upsampler.lower())
+
+    def data_options(self, task: Task, *splits: str) -> list[str]:
+        """--cfg-options that point a config of the Shapes data set to this demo's."""
+        options = [f"{split}_dataloader.dataset.data_root={self.data}/" for split in splits]
+        for split in splits:
+            if task.annotations and split != "train":
+                options.append(f"{split}_evaluator.ann_file={self.data / task.annotations}")
+        return options
+
+    def do(self, what: str, done: Path, work: Callable[[Path], None]) -> None:
+        """One step, unless ``done`` is there from an earlier run; ``work`` gets its log."""
+        self.step += 1
+        line = f"[{self.step}/{self.steps}] {what}"
+        if done.exists():
+            print(f"{line}: done before", flush=True)
+            return
+        logs = self.work_dir / "logs"
+        logs.mkdir(exist_ok=True)
+        log = logs / f"{self.step:02}-{re.sub('[^a-z0-9]+', '-', what.split(' (')[0].lower())}.log"
+        print(line, flush=True)
+        start = time.monotonic()
+        work(log)
+        show(f"      done in {clock(time.monotonic() - start)}", last=True)
+
+    def call(self, command: list[str | Path], log: Path) -> None:
+        """Run one of the tools with its output in ``log``, showing how far it is.
+
+        Raises:
+            DemoError: the tool failed.
+        """
+        tool, *arguments = map(str, command)
+        # A group of its own: Ctrl-C comes to this process, which then ends all of the group.
+        process = subprocess.Popen(
+            [sys.executable, ROOT / tool, *arguments],
+            stdin=subprocess.DEVNULL,
+            stdout=log.open("w"),
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+        try:
+            while process.poll() is None:
+                time.sleep(0.3)
+                if sys.stdout.isatty():
+                    show(f"      {progress(log)}")
+        finally:
+            stop(process)
+        if process.returncode:
+            reason = error_line(log) or f"exit status {process.returncode}"
+            raise DemoError(f"{tool} failed ({reason}); its output is in {log}")
+
+
+def checkpoint(folder: Path) -> Path:
+    """The last one that training in ``folder`` wrote."""
+    return Path((folder / "last_checkpoint").read_text().strip())
+
+
+def stop(process: subprocess.Popen) -> None:
+    """End a tool and the processes that it started."""
+    for sign in (signal.SIGINT, signal.SIGKILL):
+        try:
+            os.killpg(process.pid, sign)
+        except ProcessLookupError:
+            break
+        try:
+            process.wait(SECONDS_TO_STOP)
+        except subprocess.TimeoutExpired:
+            continue
+
+
+def progress(log: Path) -> str:
+    """How far training or testing is, by the last line of a log that tells it."""
+    for line in reversed(log.read_text(errors="replace").splitlines()):
+        found = re.search(r"eta: ([\d:]+).*?loss: ([\d.]+)", line)
+        if found:
+            return f"loss {found[2]}, about {found[1]} left"
+    return "starting"
+
+
+def error_line(log: Path) -> str | None:
+    """The sentence that a tool ended with."""
+    lines = [line.strip() for line in log.read_text(errors="replace").splitlines()]
+    return next((line for line in reversed(lines) if line.startswith("error: ")), None)
+
+
+def show(text: str, last: bool = False) -> None:
+    """On a terminal each text replaces the one before, until the last."""
+    if sys.stdout.isatty():
+        print(f"\r\033[K{text}", end="\n" if last else "", flush=True)
+    elif last:
+        print(text, flush=True)
+
+
+def clock(seconds: float) -> str:
+    minutes, seconds = divmod(round(seconds), 60)
+    return f"{minutes} min {seconds} s" if minutes else f"{seconds} s"
+
+
+def table(results: list[tuple[Task, str, Result]]) -> str:
+    """The comparison as text."""
+    rows = [("model", "upsampler", "result", "", "added parameters", "training")]
+    for task, upsampler, result in results:
+        metrics = [f"{heading} {value:.1f}" for heading, value in result.metrics.items()]
+        seconds = f"{result.seconds:.0f} s" + ("" if result.in_one_go else " *")
+        rows.append((task.name, upsampler, *metrics, f"{result.parameters:,}", seconds))
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = []
+    for row in rows:
+        cells = zip(row, widths, strict=True)
+        lines.append("  ".join(cell.ljust(width) for cell, width in cells).rstrip())
+    lines.insert(1, "  ".join("-" * width for width in widths))
+    if not all(result.in_one_go for _, _, result in results):
+        lines.append("* was interrupted; the seconds are those of the last part")
+    lines.append(
+        "One short training each, all with the same seed: differences of a point or two are chance."
+    )
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,33 @@
+#!/usr/bin/env bash
+# Test on GPUS GPUs of one or several nodes (without a GPU: GPUS processes on the CPU).
+#   bash tools/dist_test.sh CONFIG CHECKPOINT GPUS [arguments of test.py]
+# Several nodes: the same command on each, with NNODES, NODE_RANK, MASTER_ADDR and PORT set.
+set -euo pipefail
+
+if [ $# -lt 3 ]; then
+    echo "error: usage: bash tools/dist_test.sh CONFIG CHECKPOINT GPUS [arguments of test.py]" >&2
+    exit 2
+fi
+CONFIG=$1
+CHECKPOINT=$2
+GPUS=$3
+NNODES=${NNODES:-1}
+NODE_RANK=${NODE_RANK:-0}
+MASTER_ADDR=${MASTER_ADDR:-127.0.0.1}
+if ! [[ $GPUS =~ ^[1-9][0-9]*$ ]]; then
+    echo "error: GPUS is a number of processes, got '$GPUS'" >&2
+    exit 2
+fi
+# All nodes have to agree on a port; on a single one any free port will do.
+if [ "$NNODES" = 1 ]; then PORT=${PORT:-auto}; else PORT=${PORT:-29500}; fi
+
+TOOLS=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1} MKL_NUM_THREADS=${MKL_NUM_THREADS:-1}
+export PYTHONPATH="$TOOLS/..${PYTHONPATH:+:$PYTHONPATH}"
+exec "${PYTHON:-python}" -m mmdysample.engine.launch \
+    --nnodes="$NNODES" \
+    --node_rank="$NODE_RANK" \
+    --master_addr="$MASTER_ADDR" \
+    --nproc_per_node="$GPUS" \
+    --master_port="$PORT" \
+    "$TOOLS/test.py" "$CONFIG" "$CHECKPOINT" --launcher pytorch "${@:4}"

@@ -1,0 +1,20 @@
+#!/usr/bin/env bash
+# Sets up the environment, checks the code's form and runs all tests.
+#
+#   bash tools/test.sh [arguments of pytest]
+#
+# With arguments, pytest runs what they say: bash tools/test.sh tests/ops -k sample
+set -euo pipefail
+
+ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+VENV=$(realpath -ms "${MMDYSAMPLE_VENV:-$ROOT/.venv}")
+bash "$ROOT/tools/setup_env.sh" </dev/null
+
+cd "$ROOT"
+unset PYTHONPATH PYTHONHOME
+started=$SECONDS
+"$VENV/bin/ruff" check .
+"$VENV/bin/ruff" format --check .
+"$VENV/bin/shellcheck" -x tools/*.sh .ci/run
+"$VENV/bin/python" -m pytest --durations=15 "$@" </dev/null
+echo "All checks passed in $((SECONDS - started)) s."
