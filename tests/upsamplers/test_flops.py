@@ -7,32 +7,25 @@ import sys
 import pytest
 import torch
 
-from mmdysample import build_upsampler, list_upsamplers
+from mmdysample import Upsampler, build_upsampler, list_upsamplers
 from mmdysample.registry import get_upsampler
 from tests.reference import counting
 from tests.utils import assert_close, randomize
 
+FIXED = [name for name in list_upsamplers() if get_upsampler(name).any_size]
 CASES = [
-    dict(type="DySample"),
+    *(dict(type=name) for name in list_upsamplers() if name not in FIXED),
     dict(type="DySample", dyscope=True),
     dict(type="DySample", style="pl", groups=8),
     dict(type="DySample", style="pl", groups=8, dyscope=True),
-    dict(type="Deconv"),
-    dict(type="PixelShuffle"),
-    dict(type="CARAFE"),
     dict(type="CARAFE", up_kernel=3, up_group=4),
-    dict(type="IndexNet"),
     dict(type="IndexNet", variant="m2o"),
-    dict(type="A2U"),
-    dict(type="FADE"),
     dict(type="FADE", gating=False),
     dict(type="FADE", lite=True),
     dict(type="SAPA", variant="i", guide_channels=32),
-    dict(type="SAPA", variant="b"),
     dict(type="SAPA", variant="g", kernel_size=3),
     dict(type="SAPA", variant="p", embedding_dim=16),
 ]
-ANY_SCALE = [case for case in CASES if case["type"] not in ("IndexNet", "A2U")]
 
 
 def build(cfg: dict, scale_factor: int = 2) -> torch.nn.Module:
@@ -66,15 +59,29 @@ def test_formula_equals_counted_operations(cfg, monkeypatch):
     assert 2 * sum(up.flops(5, 4).values()) == count(up, monkeypatch)
 
 
-@pytest.mark.parametrize("cfg", [c for c in ANY_SCALE if "guide_channels" not in c], ids=str)
+@pytest.mark.parametrize(
+    "cfg",
+    [c for c in CASES if c["type"] not in ("A2U", "IndexNet") and "guide_channels" not in c],
+    ids=str,
+)
 def test_other_scales(cfg, monkeypatch):
     up = build(cfg, scale_factor=3)
     assert 2 * sum(up.flops(5, 4).values()) == count(up, monkeypatch)
 
 
-def test_every_upsampler_is_counted():
-    fixed = {name for name in list_upsamplers() if get_upsampler(name).any_size}
-    assert {case["type"] for case in CASES} | fixed == set(list_upsamplers())
+def test_fixed_interpolations():
+    """Bilinear weights are constants: four products for each value of the result."""
+    results = {name: sum(build(dict(type=name)).flops(5, 4).values()) for name in FIXED}
+    assert results == dict(Nearest=0, Bilinear=4 * 32 * 10 * 8)
+
+
+def test_an_upsampler_that_does_not_say_is_named():
+    class Silent(Upsampler):
+        def upsample(self, x, guide, size):
+            return x
+
+    with pytest.raises(NotImplementedError, match="Silent does not say what it costs"):
+        Silent(4, 1).flops(5, 4)
 
 
 @pytest.mark.parametrize(
