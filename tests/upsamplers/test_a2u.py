@@ -31,6 +31,16 @@ def test_a_sample_does_not_depend_on_the_rest_of_the_batch():
         assert_close(together[b : b + 1], up(x[b : b + 1], guide[b : b + 1]))
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+def test_kernels_are_float32_in_half_precision(dtype):
+    up = A2U(8, guide_channels=64).to(dtype)
+    guide = torch.randn(1, 64, 8, 10).to(dtype)
+    assert up.affinity(guide).dtype == torch.float32
+    kernel = up.kernel(guide)
+    assert kernel.dtype == torch.float32
+    assert_close(kernel.sum(1), torch.ones(1, 8, 10))
+
+
 def test_parameters():
     up = A2U(256)
     assert sum(p.numel() for p in up.parameters() if p.dim() > 1) == 9_728 == 38 * 256

@@ -165,6 +165,20 @@ def test_another_dtype_than_the_weights_is_refused(name, cfg):
         run(up, *inputs)
 
 
+@every_case
+def test_a_guide_of_another_dtype_than_x_is_refused_or_ignored(name, cfg):
+    up = build(name, cfg).eval()
+    x = make_inputs(up)[0]
+    guide = torch.randn(2, up.guide_channels, up.scale_factor * HEIGHT, up.scale_factor * WIDTH)
+    if not up.guided:
+        assert torch.equal(run(up, x, guide.half()), run(up, x, guide))
+        return
+    for wrong in (guide.half(), guide.double(), guide.long()):
+        message = f"^{name}: guide is {wrong.dtype} but x is torch.float32"
+        with pytest.raises(TypeError, match=message):
+            run(up, x, wrong)
+
+
 @every_class
 def test_constructor_errors_name_what_is_accepted(name):
     for key in ("in_channels", "scale_factor", "guide_channels"):

@@ -68,6 +68,14 @@ def test_parameters(settings, parameters):
     assert sum(p.numel() for p in up.parameters()) == parameters
 
 
+def test_names():
+    common = {"E.weight", "E.bias", "D.weight", "theta.weight", "theta.bias"}
+    gate, aligner = ({f"{n}.weight", f"{n}.bias"} for n in ("gate", "aligner"))
+    assert FADE(8, gating=False, guide_channels=4).state_dict().keys() == common
+    assert FADE(8).state_dict().keys() == common | gate
+    assert FADE(8, lite=True, guide_channels=4).state_dict().keys() == common | gate | aligner
+
+
 def test_initial_values():
     up = FADE(256)
     for conv in (up.E, up.D):
@@ -75,6 +83,7 @@ def test_initial_values():
         assert 0.98 * limit < conv.weight.abs().max() <= limit
     spread = (2 / (9 * (64 + 25))) ** 0.5
     assert up.theta.weight.std().item() == pytest.approx(spread, rel=0.03)
+    assert up.theta.weight.abs().max() > 3 * spread  # normal; a uniform one ends at sqrt(3)
     assert not any(conv.bias.any() for conv in (up.E, up.theta, up.gate))
     assert up.D.bias is None
 
@@ -89,6 +98,14 @@ def test_gate_chooses_between_guide_and_reassembly():
     ungated = build(gating=False)
     ungated.load_state_dict({k: v for k, v in up.state_dict().items() if "gate" not in k})
     assert_close(up(x, guide), ungated(x, guide))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+def test_kernels_are_float32_in_half_precision(dtype):
+    up = FADE(8).to(dtype)
+    kernel = up.kernel(torch.randn(1, 8, 4, 5).to(dtype), torch.randn(1, 8, 8, 10).to(dtype))
+    assert kernel.dtype == torch.float32
+    assert_close(kernel.sum(1), torch.ones(1, 8, 10))
 
 
 @pytest.mark.parametrize(

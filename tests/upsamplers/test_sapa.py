@@ -70,6 +70,15 @@ def test_normalizations_sum_to_one_within_epsilon_or_are_the_similarity():
         assert_close(up.kernel(x, guide), weights / weights.sum(1, keepdim=True), torch.float16)
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("variant", ["i", "b", "g", "p"])
+def test_kernels_are_float32_in_half_precision(variant, dtype):
+    up = randomize(SAPA(8, variant=variant), std=0.5).to(dtype)
+    kernel = up.kernel(torch.randn(1, 8, 4, 5).to(dtype), torch.randn(1, 8, 8, 10).to(dtype))
+    assert kernel.dtype == torch.float32
+    assert_close(kernel.sum(1), torch.ones(1, 8, 10))
+
+
 @pytest.mark.parametrize(
     ("variant", "linear", "total"),
     [
@@ -84,6 +93,15 @@ def test_parameters(variant, linear, total):
     up = SAPA(256, variant=variant)
     assert sum(p.numel() for p in up.parameters() if p.dim() > 1) == linear
     assert sum(p.numel() for p in up.parameters()) == total
+
+
+@pytest.mark.parametrize(
+    ("variant", "layers"), [("i", ""), ("b", "q k"), ("g", "q_y q_x k gate"), ("p", "q_y q_x k")]
+)
+def test_names(variant, layers):
+    names = ["norm_y", "norm_x", *layers.split()]
+    expected = {f"{name}.{kind}" for name in names for kind in ("weight", "bias")}
+    assert SAPA(8, variant=variant).state_dict().keys() == expected
 
 
 def test_initial_values():
