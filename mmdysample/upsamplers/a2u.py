@@ -65,11 +65,10 @@ class A2U(Upsampler):
     def kernel(self, guide: Tensor) -> Tensor:
         """The kernels, (B, C_y, 2H, 2W) -> (B, 9, 2H, 2W); each sums to 1."""
         logits = self.affinity(guide) * self.P(guide.mean(dim=(2, 3), keepdim=True))
-        logits = float32_or_more(F.pixel_shuffle(logits, self.scale_factor))
-        return logits.sigmoid().softmax(dim=1)
+        return F.pixel_shuffle(logits, self.scale_factor).sigmoid().softmax(dim=1)
 
     def affinity(self, guide: Tensor) -> Tensor:
-        """A, (B, C_y, 2H, 2W) -> (B, 1, H, W)."""
+        """A, (B, C_y, 2H, 2W) -> (B, 1, H, W), in float32 or float64."""
         pooled = _pool_to_window(guide)
         kernels = torch.cat((self.U(pooled), self.V(pooled)), dim=1)
         u, v = _convolve_each_sample(guide.to(kernels.dtype), kernels).unbind(dim=2)

@@ -230,6 +230,19 @@ def test_autocast(name, cfg, dtype, device):
     assert_close(out, expected, dtype=torch.bfloat16)
 
 
+@every_case
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_training_under_autocast(name, cfg, dtype, device):
+    up = build(name, cfg, device)
+    inputs = [t.requires_grad_() for t in make_inputs(up, device=device, dtype=dtype)]
+    with torch.autocast(device, dtype=torch.bfloat16):
+        out = run(up, *inputs)
+    out.float().square().mean().backward()
+    for key, leaf in [*up.named_parameters(), *zip(("x", "guide"), inputs, strict=False)]:
+        assert leaf.grad.dtype == leaf.dtype
+        assert leaf.grad.isfinite().all(), f"the gradient of {key} is not finite"
+
+
 LAYOUTS: dict[str, Callable[[Tensor], Tensor]] = {
     "channels_last": lambda t: t.contiguous(memory_format=torch.channels_last),
     "transposed": lambda t: t.transpose(2, 3).contiguous().transpose(2, 3),
