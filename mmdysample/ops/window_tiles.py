@@ -28,8 +28,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-# Tiles of this size stay in the second-level cache of a processor, or fill a GPU.
-CPU_TILE_BYTES = 6 * 2**20
+# Tiles of this size stay in the caches of a processor, or fill a GPU.
+CPU_TILE_BYTES = 8 * 2**20
 GPU_TILE_BYTES = 256 * 2**20
 
 
