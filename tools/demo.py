@@ -18,6 +18,7 @@ import signal
 import subprocess
 import sys
 import time
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -29,7 +30,15 @@ SECONDS_TO_STOP = 10
 
 
 class DemoError(Exception):
-    """One sentence for the user."""
+    """One sentence for the user; a step failed."""
+
+    status = 1
+
+
+class WorkDirError(DemoError):
+    """The folder that the user chose will not do."""
+
+    status = 2
 
 
 class Task(NamedTuple):
@@ -115,7 +124,7 @@ def main() -> int:
         Demo(args.work_dir, args.quick).run()
     except DemoError as error:
         print(f"error: {error}", file=sys.stderr)
-        return 1
+        return error.status
     except OSError as error:
         print(f"error: {error.filename or args.work_dir}: {error.strerror}", file=sys.stderr)
         return 1
@@ -134,15 +143,15 @@ def open_work_dir(work_dir: Path, quick: bool, fresh: bool) -> None:
     """Make the folder, or empty it of what other code or settings made.
 
     Raises:
-        DemoError: the folder holds something that no demo made.
+        WorkDirError: the folder holds something that no demo made.
     """
     made_from = {"tool": "mmdysample demo", "quick": quick, "code": code_fingerprint()}
     marker = work_dir / MARKER
     if work_dir.exists() and not work_dir.is_dir():
-        raise DemoError(f"{work_dir} is a file: choose a folder with --work-dir")
+        raise WorkDirError(f"{work_dir} is a file: choose a folder with --work-dir")
     if work_dir.exists() and any(work_dir.iterdir()):
         if not marker.is_file():
-            raise DemoError(
+            raise WorkDirError(
                 f"{work_dir} was not made by the demo and is left as it is: choose a new or an "
                 "empty folder with --work-dir"
             )
@@ -259,7 +268,10 @@ class Demo:
         return {heading: task.percent * found[name] for heading, name in task.metrics.items()}
 
     def count_parameters(self, task: Task, upsampler: str) -> int:
-        from mmdysample.engine.checkpoint import load_checkpoint_file
+        with warnings.catch_warnings():
+            # mmengine's imports warn of what only its makers can change
+            warnings.simplefilter("ignore")
+            from mmdysample.engine.checkpoint import load_checkpoint_file
 
         path = checkpoint(self.folder(task, upsampler))
         return sum(
