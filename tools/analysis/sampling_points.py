@@ -64,6 +64,15 @@ class Points(NamedTuple):
     def move(self) -> np.ndarray:
         return self.end - self.start
 
+    @property
+    def variation(self) -> np.ndarray:
+        """(groups, H, W): how far points move otherwise than they do on average.
+
+        A movement that is the same all over only shifts the feature map.
+        """
+        otherwise = self.move - self.move.mean(axis=(1, 2), keepdims=True)
+        return np.linalg.norm(otherwise, axis=-1).mean(axis=(3, 4))
+
 
 def parse_args() -> argparse.Namespace:
     summary, _, details = __doc__.partition("\n\n")
@@ -77,14 +86,14 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--list", action="store_true", help="list the model's stages instead")
     parser.add_argument("--stage", help="name of a stage; default: the finest, of these the last")
     parser.add_argument(
-        "--group", type=int, help="channel group, from 0; default: the one whose points move most"
+        "--group", type=int, help="channel group, from 0; default: the one that varies most"
     )
     parser.add_argument(
         "--at",
         type=float,
         nargs=2,
         metavar=("X", "Y"),
-        help="pixel of the image to zoom in on; default: where the points move most",
+        help="pixel of the image to zoom in on; default: where they move most variously",
     )
     parser.add_argument(
         "--cells",
@@ -171,7 +180,7 @@ def sampling_points(module: DySample, x: Tensor) -> Points:
 def choose_group(points: Points, group: int | None) -> int:
     groups = len(points.start)
     if group is None:
-        return int(np.linalg.norm(points.move, axis=-1).mean(axis=(1, 2, 3, 4)).argmax())
+        return int(points.variation.mean(axis=(1, 2)).argmax())
     if not 0 <= group < groups:
         raise UserError(f"--group {group}: the stage has {groups} groups, 0 to {groups - 1}")
     return group
@@ -192,13 +201,15 @@ def choose_window(
 ) -> tuple[int, int, int, int]:
     """First column, first row, columns and rows of the zoom.
 
-    Around ``at``, a pixel of the image, else where points move most.
+    Around ``at``, a pixel of the image, else where the points' movement varies most.
     """
     height, width = points.start.shape[1:3]
     rows, columns = min(cells, height), min(cells, width)
     if at is None:
-        move = np.linalg.norm(points.move, axis=-1).mean(axis=(0, 3, 4))
-        sums = cv2.filter2D(move, -1, np.ones((rows, columns)), anchor=(0, 0))
+        variation = points.variation.mean(axis=0)
+        sums = cv2.filter2D(
+            variation, -1, np.ones((rows, columns)), anchor=(0, 0), borderType=cv2.BORDER_CONSTANT
+        )
         sums = sums[: height - rows + 1, : width - columns + 1]
         row, column = np.unravel_index(sums.argmax(), sums.shape)
         return int(column), int(row), columns, rows
