@@ -17,6 +17,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 import warnings
 from collections.abc import Callable
@@ -27,6 +28,8 @@ ROOT = Path(__file__).resolve().parents[1]
 MARKER = "demo.json"
 """Lies in every folder that the demo made, and tells what it was made from."""
 SECONDS_TO_STOP = 10
+interrupted = threading.Event()
+"""Set by Ctrl-C and SIGTERM."""
 
 
 class DemoError(Exception):
@@ -118,7 +121,10 @@ def parse_args() -> argparse.Namespace:
 
 def main() -> int:
     args = parse_args()
-    signal.signal(signal.SIGTERM, _interrupt)
+    # Noted here and acted on between steps of our own: raised in the midst of starting a tool, it
+    # would leave the tool running.
+    for sign in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(sign, lambda signum, frame: interrupted.set())
     try:
         open_work_dir(args.work_dir, args.quick, args.fresh)
         Demo(args.work_dir, args.quick).run()
@@ -133,10 +139,6 @@ def main() -> int:
         print(f"\ninterrupted; to go on from here: {again}", file=sys.stderr)
         return 130
     return 0
-
-
-def _interrupt(signum: int, frame: object) -> None:
-    raise KeyboardInterrupt
 
 
 def open_work_dir(work_dir: Path, quick: bool, fresh: bool) -> None:
@@ -322,6 +324,8 @@ class Demo:
 
     def do(self, what: str, done: Path, work: Callable[[Path], None]) -> None:
         """One step, unless ``done`` is there from an earlier run; ``work`` gets its log."""
+        if interrupted.is_set():
+            raise KeyboardInterrupt
         self.step += 1
         line = f"[{self.step}/{self.steps}] {what}"
         if done.exists():
@@ -352,7 +356,8 @@ class Demo:
         )
         try:
             while process.poll() is None:
-                time.sleep(0.3)
+                if interrupted.wait(0.2):
+                    raise KeyboardInterrupt
                 if sys.stdout.isatty():
                     show(f"      {progress(log)}")
         finally:
@@ -368,16 +373,18 @@ def checkpoint(folder: Path) -> Path:
 
 
 def stop(process: subprocess.Popen) -> None:
-    """End a tool and the processes that it started."""
+    """End a tool and the processes that it started, all of one group."""
     for sign in (signal.SIGINT, signal.SIGKILL):
+        deadline = time.monotonic() + SECONDS_TO_STOP
         try:
             os.killpg(process.pid, sign)
+            while time.monotonic() < deadline:
+                process.poll()
+                os.killpg(process.pid, 0)
+                time.sleep(0.05)
         except ProcessLookupError:
             break
-        try:
-            process.wait(SECONDS_TO_STOP)
-        except subprocess.TimeoutExpired:
-            continue
+    process.wait()
 
 
 def progress(log: Path) -> str:
