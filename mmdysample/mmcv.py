@@ -7,7 +7,7 @@ mmcv 1.x in ``mmcv.cnn.UPSAMPLE_LAYERS``.
 
 from __future__ import annotations
 
-from mmdysample.registry import get_upsampler, list_upsamplers
+from mmdysample.registry import for_each_upsampler
 
 try:
     import mmcv
@@ -21,5 +21,10 @@ if int(mmcv.__version__.split(".")[0]) >= 2:
 else:
     from mmcv.cnn import UPSAMPLE_LAYERS
 
-for _name in list_upsamplers():
-    UPSAMPLE_LAYERS.register_module(name=_name, module=get_upsampler(_name))
+
+def _register(cls: type) -> None:
+    if UPSAMPLE_LAYERS.module_dict.get(cls.__name__) is not cls:
+        UPSAMPLE_LAYERS.register_module(name=cls.__name__, module=cls)
+
+
+for_each_upsampler(_register)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import inspect
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import TypeVar
 
 from torch import nn
@@ -12,13 +12,23 @@ from torch import nn
 T = TypeVar("T", bound=type)
 
 _UPSAMPLERS: dict[str, type[nn.Module]] = {}
+_FOLLOWERS: list[Callable[[type[nn.Module]], None]] = []
 
 
 def register_upsampler(cls: T) -> T:
     """Class decorator that makes an upsampler known under its class name."""
     if _UPSAMPLERS.setdefault(cls.__name__, cls) is not cls:
         raise ValueError(f"an upsampler named {cls.__name__!r} is registered already")
+    for follow in _FOLLOWERS:
+        follow(cls)
     return cls
+
+
+def for_each_upsampler(follow: Callable[[type[nn.Module]], None]) -> None:
+    """Call ``follow`` with every upsampler that is registered, and that will be."""
+    _FOLLOWERS.append(follow)
+    for cls in _UPSAMPLERS.values():
+        follow(cls)
 
 
 def list_upsamplers() -> list[str]:
@@ -62,6 +72,10 @@ def build_upsampler(
     settings = dict(cfg)
     kind = settings.pop("type")
     cls = kind if inspect.isclass(kind) else get_upsampler(kind)
+    if not hasattr(cls, "guided"):
+        raise ValueError(
+            f"type of upsample_cfg must be an Upsampler or the name of one, got {cls.__qualname__}"
+        )
     place = dict(in_channels=in_channels, scale_factor=scale_factor, guide_channels=guide_channels)
     for name, value in place.items():
         if settings.setdefault(name, value) != value:

@@ -17,7 +17,9 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -26,10 +28,20 @@ ROOT = Path(__file__).resolve().parents[1]
 MARKER = "demo.json"
 """Lies in every folder that the demo made, and tells what it was made from."""
 SECONDS_TO_STOP = 10
+interrupted = threading.Event()
+"""Set by Ctrl-C and SIGTERM."""
 
 
 class DemoError(Exception):
-    """One sentence for the user."""
+    """One sentence for the user; a step failed."""
+
+    status = 1
+
+
+class WorkDirError(DemoError):
+    """The folder that the user chose will not do."""
+
+    status = 2
 
 
 class Task(NamedTuple):
@@ -109,13 +121,16 @@ def parse_args() -> argparse.Namespace:
 
 def main() -> int:
     args = parse_args()
-    signal.signal(signal.SIGTERM, _interrupt)
+    # Noted here and acted on between steps of our own: raised in the midst of starting a tool, it
+    # would leave the tool running.
+    for sign in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(sign, lambda signum, frame: interrupted.set())
     try:
         open_work_dir(args.work_dir, args.quick, args.fresh)
         Demo(args.work_dir, args.quick).run()
     except DemoError as error:
         print(f"error: {error}", file=sys.stderr)
-        return 1
+        return error.status
     except OSError as error:
         print(f"error: {error.filename or args.work_dir}: {error.strerror}", file=sys.stderr)
         return 1
@@ -126,23 +141,19 @@ def main() -> int:
     return 0
 
 
-def _interrupt(signum: int, frame: object) -> None:
-    raise KeyboardInterrupt
-
-
 def open_work_dir(work_dir: Path, quick: bool, fresh: bool) -> None:
     """Make the folder, or empty it of what other code or settings made.
 
     Raises:
-        DemoError: the folder holds something that no demo made.
+        WorkDirError: the folder holds something that no demo made.
     """
     made_from = {"tool": "mmdysample demo", "quick": quick, "code": code_fingerprint()}
     marker = work_dir / MARKER
     if work_dir.exists() and not work_dir.is_dir():
-        raise DemoError(f"{work_dir} is a file: choose a folder with --work-dir")
+        raise WorkDirError(f"{work_dir} is a file: choose a folder with --work-dir")
     if work_dir.exists() and any(work_dir.iterdir()):
         if not marker.is_file():
-            raise DemoError(
+            raise WorkDirError(
                 f"{work_dir} was not made by the demo and is left as it is: choose a new or an "
                 "empty folder with --work-dir"
             )
@@ -259,7 +270,10 @@ class Demo:
         return {heading: task.percent * found[name] for heading, name in task.metrics.items()}
 
     def count_parameters(self, task: Task, upsampler: str) -> int:
-        from mmdysample.engine.checkpoint import load_checkpoint_file
+        with warnings.catch_warnings():
+            # mmengine's imports warn of what only its makers can change
+            warnings.simplefilter("ignore")
+            from mmdysample.engine.checkpoint import load_checkpoint_file
 
         path = checkpoint(self.folder(task, upsampler))
         return sum(
@@ -310,6 +324,8 @@ class Demo:
 
     def do(self, what: str, done: Path, work: Callable[[Path], None]) -> None:
         """One step, unless ``done`` is there from an earlier run; ``work`` gets its log."""
+        if interrupted.is_set():
+            raise KeyboardInterrupt
         self.step += 1
         line = f"[{self.step}/{self.steps}] {what}"
         if done.exists():
@@ -340,7 +356,8 @@ class Demo:
         )
         try:
             while process.poll() is None:
-                time.sleep(0.3)
+                if interrupted.wait(0.2):
+                    raise KeyboardInterrupt
                 if sys.stdout.isatty():
                     show(f"      {progress(log)}")
         finally:
@@ -356,16 +373,18 @@ def checkpoint(folder: Path) -> Path:
 
 
 def stop(process: subprocess.Popen) -> None:
-    """End a tool and the processes that it started."""
+    """End a tool and the processes that it started, all of one group."""
     for sign in (signal.SIGINT, signal.SIGKILL):
+        deadline = time.monotonic() + SECONDS_TO_STOP
         try:
             os.killpg(process.pid, sign)
+            while time.monotonic() < deadline:
+                process.poll()
+                os.killpg(process.pid, 0)
+                time.sleep(0.05)
         except ProcessLookupError:
             break
-        try:
-            process.wait(SECONDS_TO_STOP)
-        except subprocess.TimeoutExpired:
-            continue
+    process.wait()
 
 
 def progress(log: Path) -> str:

@@ -1,6 +1,5 @@
 _base_ = [
-    "mmseg::segformer/segformer_mit-b1_8xb2-160k_ade20k-512x512.py",
-    "../_base_/mmseg.py",
+    "../_base_/segformer_mit-b1_8xb2-160k_ade20k-512x512.py",
     "../_base_/upsamplers/sapa-b.py",
 ]
 model = dict(decode_head=dict(type="UpsampleSegformerHead", upsample_cfg=_base_.upsample_cfg))

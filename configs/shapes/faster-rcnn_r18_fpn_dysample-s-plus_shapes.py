@@ -6,3 +6,4 @@ _base_ = [
     "../_base_/upsamplers/dysample-s-plus.py",
 ]
 model = dict(neck=dict(upsample_cfg=_base_.upsample_cfg))
+train_dataloader = dict(batch_size=4)

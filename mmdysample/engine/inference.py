@@ -25,8 +25,9 @@ def load_model(cfg: Config, checkpoint: str, device: str | None = None) -> nn.Mo
     """The model of a config with a checkpoint's weights, ready to predict.
 
     Raises:
-        UserError: the checkpoint cannot be read, or is of another model.
+        UserError: the checkpoint cannot be read, or is of another model; the device is not there.
     """
+    device = _device(device)
     _enter_family(cfg)
     loaded = load_checkpoint_file(checkpoint, "cpu")
     model = revert_sync_batchnorm(MODELS.build(cfg.model))
@@ -38,7 +39,7 @@ def load_model(cfg: Config, checkpoint: str, device: str | None = None) -> nn.Mo
             f"checkpoint {checkpoint} does not fit the model of the config: {reason[0].strip()}"
         ) from error
     model.cfg = cfg
-    return model.to(device or get_device()).eval()
+    return model.to(device).eval()
 
 
 def read_image(path: str) -> np.ndarray:
@@ -71,6 +72,16 @@ def load_input(cfg: Config, image_path: str) -> dict[str, Any]:
         dataset = dataset.dataset
     steps = [step for step in dataset.pipeline if "Annotations" not in str(step["type"])]
     return Compose(steps)(dict(img_path=image_path, img_id=0))
+
+
+def _device(name: str | None) -> torch.device:
+    try:
+        device = torch.device(name or get_device())
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"--device {name} cannot be used: {reason}") from error
+    return device
 
 
 def _enter_family(cfg: Config) -> None:

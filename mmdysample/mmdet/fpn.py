@@ -71,10 +71,11 @@ class UpsampleFPN(FPN):
 
     def forward(self, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         """Feature maps of the backbone, fine to coarse -> ``num_outs`` maps, fine to coarse."""
-        if len(inputs) != len(self.in_channels):
+        channels = [x.shape[1] for x in inputs]
+        if channels != list(self.in_channels):
             raise ValueError(
-                f"UpsampleFPN takes {len(self.in_channels)} feature maps of {self.in_channels} "
-                f"channels, got {len(inputs)}"
+                f"UpsampleFPN takes feature maps of in_channels={self.in_channels}, "
+                f"got maps of {channels} channels"
             )
         inputs = inputs[self.start_level : self.backbone_end_level]
         laterals = [conv(x) for conv, x in zip(self.lateral_convs, inputs, strict=False)]
@@ -108,10 +109,18 @@ class UpsampleFPN(FPN):
         # A stage lies between two laterals: also a checkpoint of parameter-free stages tells.
         laterals = count_stages(state_dict, prefix + "lateral_convs.")
         if laterals and laterals != len(self.lateral_convs):
+            backbone_levels = self.backbone_end_level - self.start_level
+            if laterals == backbone_levels:
+                layout = "top_down_extra_levels=False (configs named *_fpn_*)"
+            elif laterals == self.num_outs:
+                layout = "top_down_extra_levels=True (configs named *_fpn-p6_*)"
+            else:
+                layout = (
+                    f"{laterals} backbone levels (start_level, end_level), or fewer with "
+                    "top_down_extra_levels=True and num_outs to match"
+                )
             raise ValueError(
                 f"the checkpoint's FPN has {laterals - 1} upsampling stages ({laterals} laterals), "
-                f"this one has {len(self.lateral_convs) - 1}. A checkpoint of four stages needs "
-                "top_down_extra_levels=True (configs named *_fpn-p6_*), one of three stages "
-                "top_down_extra_levels=False"
+                f"this one has {len(self.lateral_convs) - 1}; the checkpoint needs {layout}"
             )
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)

@@ -52,6 +52,12 @@ class UpsampleSegformerHead(SegformerHead):
     def forward(self, inputs: Sequence[Tensor]) -> Tensor:
         """Features of the backbone, fine to coarse -> (B, num_classes, H/4, W/4)."""
         inputs = self._transform_inputs(inputs)
+        channels = [x.shape[1] for x in inputs]
+        if channels != list(self.in_channels):
+            raise ValueError(
+                f"UpsampleSegformerHead takes feature maps of in_channels={self.in_channels}, "
+                f"got maps of {channels} channels"
+            )
         levels = [conv(x) for conv, x in zip(self.convs, inputs, strict=True)]
         outs = [levels[0]]
         stages = list(self.upsample_modules)

@@ -103,17 +103,20 @@ class Upsampler(nn.Module, ABC):
         full = (self.scale_factor * x.shape[2], self.scale_factor * x.shape[3])
         size = self._target_size(full, guide, size)
         if self.any_size:
-            return self.upsample(x, None, size)
+            return self.upsample(x, None, size).to(x.dtype)
         if self.guided and size != full:
             # The guide is padded at the end, where the result is cropped: pixels stay aligned.
             pad = (0, full[1] - size[1], 0, full[0] - size[0])
             guide = F.pad(guide, pad, mode="replicate")
-        out = self.upsample(x, guide if self.guided else None, full)
+        # Under autocast an upsampler may end in a layer of another dtype.
+        out = self.upsample(x, guide if self.guided else None, full).to(x.dtype)
         return out if size == full else out[:, :, : size[0], : size[1]]
 
     def _check_input(self, x: Tensor) -> None:
         name = type(self).__name__
-        if x.dim() != 4 or x.shape[1] != self.in_channels:
+        if not isinstance(x, Tensor):
+            raise TypeError(f"{name}: x must be a torch.Tensor, got {type(x).__name__}")
+        if x.dim() != 4 or x.shape[1] != self.in_channels or x.shape[2] < 1 or x.shape[3] < 1:
             raise ValueError(
                 f"{name}: x must be (B, {self.in_channels}, H, W), got {tuple(x.shape)}"
             )
@@ -122,7 +125,9 @@ class Upsampler(nn.Module, ABC):
                 f"{name}: x must be float16, bfloat16, float32 or float64, got {x.dtype}"
             )
         weight = next(self.parameters(), x)
-        if weight.dtype != x.dtype and not _autocast_enabled(x.device.type):
+        # autocast converts every floating dtype but float64
+        converted = _autocast_enabled(x.device.type) and x.dtype != torch.float64
+        if weight.dtype != x.dtype and not converted:
             raise TypeError(
                 f"{name}: x is {x.dtype} but the weights are {weight.dtype}; "
                 "convert one of them with .to(dtype), or use torch.autocast"
@@ -135,6 +140,10 @@ class Upsampler(nn.Module, ABC):
                 f"{name} is guided: forward(x, guide) needs a guide of shape "
                 f"(B, {self.guide_channels}, h, w) at the target size, got None"
             )
+        if not isinstance(guide, Tensor):
+            raise TypeError(f"{name}: guide must be a torch.Tensor, got {type(guide).__name__}")
+        if self.guided and not guide.is_floating_point():
+            raise TypeError(f"{name}: guide must be floating point, got {guide.dtype}")
         channels = self.guide_channels if self.guided else "C"
         if (
             guide.dim() != 4
@@ -157,7 +166,7 @@ class Upsampler(nn.Module, ABC):
         if size is not None and (
             not isinstance(size, Sequence)
             or len(size) != 2
-            or any(isinstance(length, float) for length in size)
+            or not all(hasattr(length, "__index__") for length in size)
         ):
             raise ValueError(f"{name}: size must be two integers (height, width), got {size!r}")
         if guide is not None:

@@ -162,7 +162,9 @@ class DySample(Upsampler):
             if bias is None:
                 self.scope.bias = None
             elif self.scope.bias is None:
-                self.scope.bias = nn.Parameter(self.scope.weight.new_zeros(bias.shape), False)
+                self.scope.bias = nn.Parameter(
+                    self.scope.weight.new_zeros(self.scope.out_channels), False
+                )
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 
     def extra_repr(self) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -12,7 +13,7 @@ pytest.importorskip("mmseg", reason="needs mmseg: bash tools/setup_env.sh instal
 
 from mmdet.testing import demo_mm_inputs
 from mmengine.config import Config
-from mmengine.registry import MODELS, DefaultScope
+from mmengine.registry import MODELS, TRANSFORMS, DefaultScope
 from mmengine.structures import PixelData
 from mmseg.structures import SegDataSample
 
@@ -217,6 +218,19 @@ def check_gradients(upsamplers: torch.nn.Module, loss: torch.Tensor) -> None:
     for name, parameter in upsamplers.named_parameters():
         assert parameter.grad is not None, f"no gradient reaches {name}"
         assert torch.isfinite(parameter.grad).all(), f"the gradient of {name} is not finite"
+
+
+@pytest.mark.parametrize("loader", ["val_dataloader", "test_dataloader"])
+def test_segformer_is_tested_on_sides_that_are_multiples_of_32(loader):
+    cfg = load(SEGFORMER.format("dysample"))
+    with DefaultScope.overwrite_default_scope("mmseg"):
+        steps = [TRANSFORMS.build(step) for step in cfg[loader].dataset.pipeline]
+    results = dict(img=np.zeros((301, 517, 3), np.uint8))
+    for step in steps[1:3]:  # between loading the image and loading the labels
+        results = step(results)
+    # 301x517 fits into 512x2048 at 512x879
+    assert results["img"].shape == (512, 896, 3)
+    assert type(steps[3]).__name__ == "LoadAnnotations"
 
 
 def train_a_step(model: torch.nn.Module, inputs: dict) -> None:

@@ -7,15 +7,13 @@ from pathlib import Path
 import pytest
 
 from tests.engine.toy import draw_data
-from tests.engine.zygote import Zygote
+from tests.engine.zygote import shared_zygote
 
 
 @pytest.fixture(scope="session")
 def zygote():
     """Runs tools/train.py and tools/test.py in processes of their own."""
-    helper = Zygote()
-    yield helper
-    helper.close()
+    return shared_zygote()
 
 
 @pytest.fixture(scope="session")

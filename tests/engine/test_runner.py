@@ -128,7 +128,13 @@ class Disturbing(CheckpointHook):
 def test_resumed_sees_what_was_left(tmp_path, by_epoch):
     loop = dict(max_epochs=3) if by_epoch else dict(max_iters=9)
     hook = dict(type="CheckpointHook", interval=1 if by_epoch else 3, by_epoch=by_epoch)
-    settings = dict(train_cfg=dict(by_epoch=by_epoch, **loop), default_hooks=dict(checkpoint=hook))
+    # An endless sampler: at each restart of a finite one mmengine's loop waits two seconds.
+    sampler = dict(type="DefaultSampler" if by_epoch else "InfiniteSampler", shuffle=True)
+    settings = dict(
+        train_cfg=dict(by_epoch=by_epoch, **loop),
+        train_dataloader={**LOADER, "sampler": sampler},
+        default_hooks=dict(checkpoint=hook),
+    )
     whole = runner(tmp_path / "whole", **settings)
     whole.train()
     name = "epoch_1.pth" if by_epoch else "iter_3.pth"

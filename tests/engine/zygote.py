@@ -7,7 +7,10 @@ so that nothing of one call reaches another.
 
 from __future__ import annotations
 
+import atexit
 import contextlib
+import functools
+import gc
 import json
 import os
 import subprocess
@@ -24,7 +27,7 @@ _MODULES = [
     *("mmdet.apis", "mmdet.datasets", "mmdet.models", "mmdet.evaluation", "mmdet.visualization"),
     *("mmseg.apis", "mmseg.datasets", "mmseg.models", "mmseg.evaluation", "mmseg.visualization"),
     *("mmdysample.mmdet", "mmdysample.mmseg"),
-    *("mmdysample.engine.runner", "mmdysample.engine.families"),
+    *("mmdysample.engine.runner", "mmdysample.engine.families", "torch._dynamo"),
 ]
 
 
@@ -77,11 +80,23 @@ class Zygote:
         return json.loads(line)
 
 
+@functools.cache
+def shared_zygote() -> Zygote:
+    """The one that all tests of a session use; it ends with the session."""
+    zygote = Zygote()
+    atexit.register(zygote.close)
+    return zygote
+
+
 def _serve() -> None:
     import importlib
 
     for module in _MODULES:
         importlib.import_module(module)
+    _leave_configs_unformatted()
+    # mmengine collects garbage by hand: let it not go through all of these modules each time.
+    gc.collect()
+    gc.freeze()
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     outputs: dict[int, tuple[str, str]] = {}
@@ -103,6 +118,13 @@ def _serve() -> None:
             answer = dict(pid=pid)
         answers.write(json.dumps(answer) + "\n")
         answers.flush()
+
+
+def _leave_configs_unformatted() -> None:
+    """mmengine has yapf lay out the config's text for each checkpoint: half the time of a run."""
+    from mmengine.config import config
+
+    config.FormatCode = lambda text, **_: (text, True)
 
 
 def _become(order: dict, files: list[str]) -> None:

@@ -289,10 +289,13 @@ def test_a_checkpoint_of_another_layout_is_refused(stages, cfg, load, tmp_path):
         for four in (stages == 4, stages != 4)
     )
     before = {k: v.clone() for k, v in built.state_dict().items()}
+    layout = {
+        3: r"top_down_extra_levels=False \(configs named \*_fpn_\*\)",
+        4: r"top_down_extra_levels=True \(configs named \*_fpn-p6_\*\)",
+    }
     message = (
         rf"the checkpoint's FPN has {stages} upsampling stages \({stages + 1} laterals\), this one "
-        rf"has {7 - stages}\..*four stages needs top_down_extra_levels=True.*_fpn-p6_.*"
-        "three stages top_down_extra_levels=False"
+        rf"has {7 - stages}; the checkpoint needs {layout[stages]}"
     )
     with pytest.raises(ValueError, match=message):
         load(built, saved.state_dict(), tmp_path)
@@ -314,6 +317,20 @@ def test_a_checkpoint_with_or_without_scope_bias_loads(variant, load, tmp_path):
     loaded = built.state_dict()
     assert loaded.keys() == state.keys()
     assert all(torch.equal(loaded[name], state[name]) for name in state)
+
+
+def test_a_checkpoint_of_other_backbone_levels_is_refused():
+    saved = make(start_level=1)
+    with pytest.raises(ValueError, match=r"has 2 upsampling stages.*needs 3 backbone levels"):
+        make().load_state_dict(saved.state_dict())
+
+
+def test_maps_of_other_channels_are_refused():
+    neck = make()
+    with pytest.raises(
+        ValueError, match=r"of in_channels=\[.*\], got maps of \[1, 1, 1, 1\] channels"
+    ):
+        neck([torch.zeros(1, 1, 8, 8)] * 4)
 
 
 def test_the_extra_convolutions_of_retinanet_are_no_stages():
@@ -340,7 +357,10 @@ def test_builds_from_a_config():
 def test_user_errors():
     with pytest.raises(ValueError, match="top_down_extra_levels=True and add_extra_convs='on_in"):
         make(add_extra_convs=True, top_down_extra_levels=True)
-    with pytest.raises(ValueError, match=r"takes 4 feature maps of \[8, 16, 24, 32\].*got 3"):
+    with pytest.raises(
+        ValueError,
+        match=r"feature maps of in_channels=\[8, 16, 24, 32\], got maps of \[8, 16, 24\] channels",
+    ):
         make()(tuple(make_inputs()[:3]))
     with pytest.raises(TypeError, match=r"dict with the key 'type'.*got \{'mode': 'nearest'\}"):
         make(upsample_cfg=dict(mode="nearest"))

@@ -87,8 +87,9 @@ def test_fixed_interpolation_is_mmsegs_segformer_head(theirs, cfg, sizes, traini
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_each_stage_upsamples_what_it_should(variant, sizes):
     """Stages 0, 1, 2 climb from c4, 3, 4 from c3, 5 from c2, each cropped at the end."""
-    head = make(upsample_cfg=VARIANTS[variant]).eval()
-    inputs = make_inputs(sizes)
+    # in float64, and moving by whole pixels: stages that changed places would show
+    head = randomize(make(upsample_cfg=VARIANTS[variant]).eval().double(), 0.4)
+    inputs = [x.double() for x in make_inputs(sizes)]
     c1, c2, c3, c4 = project(head, inputs)
 
     def climb(x: Tensor, stages: tuple[int, ...], targets: tuple[Tensor, ...]) -> Tensor:
@@ -108,7 +109,7 @@ def test_each_stage_upsamples_what_it_should(variant, sizes):
         climb(c4, (0, 1, 2), (c3, c2, c1)),
     ]
     expected = head.conv_seg(head.fusion_conv(torch.cat(levels, dim=1)))
-    torch.testing.assert_close(head(inputs), expected, rtol=1e-4, atol=1e-4)
+    assert_close(head(inputs), expected)
 
 
 class Recorder(Nearest):
@@ -269,15 +270,21 @@ def test_user_errors():
         make(upsample_cfg="DySample")
 
 
+def test_maps_of_other_channels_are_refused():
+    with pytest.raises(ValueError, match=r"of in_channels=.*got maps of \[1, 1, 1, 1\] channels"):
+        make()([torch.zeros(1, 1, 8, 8)] * 4)
+
+
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_autocast(variant):
-    head = make(upsample_cfg=VARIANTS[variant]).eval()
+    head = randomize(make(upsample_cfg=VARIANTS[variant]).eval(), 0.4)
     inputs = make_inputs()
     with torch.autocast("cpu", dtype=torch.bfloat16):
         out = head(inputs)
     assert out.dtype == torch.bfloat16
-    # up to six layers deep, each rounded to 8 bits
-    torch.testing.assert_close(out.float(), head(inputs), rtol=0.1, atol=0.1)
+    expected = head(inputs)
+    # Layers that round to 8 bits one after the other: a few percent of the values' spread.
+    assert (out.float() - expected).std() < 0.05 * expected.std()
 
 
 def test_compiles_in_one_graph():

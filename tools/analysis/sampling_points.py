@@ -23,6 +23,7 @@ import torch
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 from matplotlib.colors import hsv_to_rgb
+from matplotlib.figure import SubFigure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 from torch import Tensor, nn
@@ -50,17 +51,27 @@ class Stage(NamedTuple):
 class Points(NamedTuple):
     """Positions as (x, y) in pixels of the feature map: (c, r) is the centre of column c, row r.
 
-    Both arrays are (groups, H, W, s, s, 2).
+    Both arrays are (groups, H, W, s, s, 2), clamped to the outermost pixel centres as the sampling
+    does it.
     """
 
     start: np.ndarray
-    """At zero offset, where bilinear interpolation would read."""
+    """At zero offset."""
     end: np.ndarray
-    """Where the upsampler reads; clamped to the outermost pixel centres, as the sampling does."""
+    """Where the upsampler reads."""
 
     @property
     def move(self) -> np.ndarray:
         return self.end - self.start
+
+    @property
+    def variation(self) -> np.ndarray:
+        """(groups, H, W): how far points move otherwise than they do on average.
+
+        A movement that is the same all over only shifts the feature map.
+        """
+        otherwise = self.move - self.move.mean(axis=(1, 2), keepdims=True)
+        return np.linalg.norm(otherwise, axis=-1).mean(axis=(3, 4))
 
 
 def parse_args() -> argparse.Namespace:
@@ -75,14 +86,14 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--list", action="store_true", help="list the model's stages instead")
     parser.add_argument("--stage", help="name of a stage; default: the finest, of these the last")
     parser.add_argument(
-        "--group", type=int, help="channel group, from 0; default: the one whose points move most"
+        "--group", type=int, help="channel group, from 0; default: the one that varies most"
     )
     parser.add_argument(
         "--at",
         type=float,
         nargs=2,
         metavar=("X", "Y"),
-        help="pixel of the image to zoom in on; default: where the points move most",
+        help="pixel of the image to zoom in on; default: where they move most variously",
     )
     parser.add_argument(
         "--cells",
@@ -158,17 +169,18 @@ def sampling_points(module: DySample, x: Tensor) -> Points:
     def positions(offset: Tensor) -> np.ndarray:
         # (2*g*s*s, H, W) -> (g, H, W, i, j, 2)
         offset = offset.double().cpu().reshape(2, g, s, s, height, width)
-        return centers + offset.permute(1, 4, 5, 2, 3, 0).numpy()
+        points = centers + offset.permute(1, 4, 5, 2, 3, 0).numpy()
+        return np.clip(points, 0, (width - 1, height - 1))
 
     start = positions(module.init_pos[0].expand(-1, height, width))
     end = positions(module.sampling_offset(x)[0])
-    return Points(start, np.clip(end, 0, (width - 1, height - 1)))
+    return Points(start, end)
 
 
 def choose_group(points: Points, group: int | None) -> int:
     groups = len(points.start)
     if group is None:
-        return int(np.linalg.norm(points.move, axis=-1).mean(axis=(1, 2, 3, 4)).argmax())
+        return int(points.variation.mean(axis=(1, 2)).argmax())
     if not 0 <= group < groups:
         raise UserError(f"--group {group}: the stage has {groups} groups, 0 to {groups - 1}")
     return group
@@ -189,13 +201,15 @@ def choose_window(
 ) -> tuple[int, int, int, int]:
     """First column, first row, columns and rows of the zoom.
 
-    Around ``at``, a pixel of the image, else where points move most.
+    Around ``at``, a pixel of the image, else where the points' movement varies most.
     """
     height, width = points.start.shape[1:3]
     rows, columns = min(cells, height), min(cells, width)
     if at is None:
-        move = np.linalg.norm(points.move, axis=-1).mean(axis=(0, 3, 4))
-        sums = cv2.filter2D(move, -1, np.ones((rows, columns)), anchor=(0, 0))
+        variation = points.variation.mean(axis=0)
+        sums = cv2.filter2D(
+            variation, -1, np.ones((rows, columns)), anchor=(0, 0), borderType=cv2.BORDER_CONSTANT
+        )
         sums = sums[: height - rows + 1, : width - columns + 1]
         row, column = np.unravel_index(sums.argmax(), sums.shape)
         return int(column), int(row), columns, rows
@@ -230,7 +244,7 @@ def draw(
     whole, field = left.subplots(2, 1)
     zoom = right.subplots()
 
-    whole.imshow(image, interpolation="nearest")
+    whole.imshow(image, interpolation="bicubic")
     whole.set_title("the image and the zoom", fontsize=10)
     draw_field(field, image, points, stride, group)
     column, row, columns, rows = window
@@ -245,6 +259,7 @@ def draw(
     for axes in (whole, field, zoom):
         axes.set_xticks([])
         axes.set_yticks([])
+    legend(right, points.start.shape[-2])
     figure.suptitle(title, fontsize=12)
     return figure
 
@@ -259,8 +274,8 @@ def draw_field(axes: Axes, image: np.ndarray, points: Points, stride: int, group
     color = direction_color(move, length / longest)
     extent = (-0.5, width * stride - 0.5, height * stride - 0.5, -0.5)
     grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY) / 255
-    axes.imshow(0.35 + 0.65 * grey, cmap="gray", vmin=0, vmax=1)
-    axes.imshow(color, extent=extent, alpha=0.75 * length / longest, interpolation="nearest")
+    axes.imshow(0.55 + 0.45 * grey, cmap="gray", vmin=0, vmax=1, interpolation="bicubic")
+    axes.imshow(color, extent=extent, alpha=(length / longest) ** 0.6, interpolation="nearest")
     axes.set_title("which way points move (colour), how far (strength)", fontsize=10)
 
     wheel = axes.inset_axes((0.015, 0.015, 0.19, 0.19))
@@ -289,7 +304,7 @@ def draw_zoom(
     start, end = in_image(points.start[part], stride), in_image(points.end[part], stride)
     s = start.shape[2]
 
-    axes.imshow(image, interpolation="nearest")
+    axes.imshow(image, interpolation="bicubic")
     left, top = in_image(np.array((column - 0.5, row - 0.5)), stride)
     right, bottom = left + columns * stride, top + rows * stride
     for x in np.linspace(left, right, columns + 1):
@@ -311,7 +326,6 @@ def draw_zoom(
         axes.scatter(*from_.T, s=0.5 * size, facecolors="none", edgecolors="black", zorder=3)
         axes.scatter(*to.T, s=size, color=color, edgecolors="black", linewidths=0.8, zorder=4)
     axes.set(xlim=(left, right), ylim=(bottom, top))
-    legend(axes, s)
 
 
 def subpixel_color(index: int, count: int) -> str | tuple[float, float, float]:
@@ -320,7 +334,7 @@ def subpixel_color(index: int, count: int) -> str | tuple[float, float, float]:
     return tuple(hsv_to_rgb((index / count, 0.75, 1.0)))
 
 
-def legend(axes: Axes, s: int) -> None:
+def legend(figure: SubFigure, s: int) -> None:
     def dot(color, size, label):
         return Line2D(
             [], [], marker="o", linestyle="", markeredgecolor="black",
@@ -329,18 +343,18 @@ def legend(axes: Axes, s: int) -> None:
 
     handles = [
         Line2D([], [], color="lightgray", linewidth=3, label="pixels of the feature map"),
-        dot("none", 5, "where bilinear interpolation samples"),
+        dot("none", 5, "start of a point (bilinear)"),
     ]
     if s == 2:
         corners = ("top left", "top right", "bottom left", "bottom right")
         handles += [
-            dot(color, 9, f"where DySample samples for the {corner} sub-pixel")
+            dot(color, 9, f"{corner} sub-pixel, as sampled")
             for color, corner in zip(SUBPIXEL_COLORS, corners, strict=True)
         ]
     else:
-        handles.append(dot("white", 9, f"where DySample samples for the {s * s} sub-pixels"))
-    axes.legend(
-        handles=handles, loc="upper center", bbox_to_anchor=(0.5, -0.01), ncols=2, frameon=False,
+        handles.append(dot("white", 9, f"{s * s} sub-pixels, as sampled"))
+    figure.legend(
+        handles=handles, loc="outside lower center", ncols=3 if s == 2 else 2, frameon=False,
         fontsize=9,
     )  # fmt: skip
 

@@ -1,0 +1,216 @@
+"""tools/demo.sh as a user calls it, in its quick form: everything runs, nothing learns."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("mmdet", reason="needs mmdet: bash tools/setup_env.sh installs it")
+pytest.importorskip("mmseg", reason="needs mmseg: bash tools/setup_env.sh installs it")
+
+import cv2
+
+TOOLS = Path(__file__).parents[2] / "tools"
+COMMAND = [sys.executable, str(TOOLS / "demo.py"), "--quick", "--work-dir"]
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
+PICTURES = ("detections.png", "segmentation.png", "sampling_points.png")
+STEPS = 12
+
+
+def demo(work_dir: Path, *arguments: str) -> subprocess.CompletedProcess:
+    command = [*COMMAND, str(work_dir), *arguments]
+    return subprocess.run(
+        command, capture_output=True, text=True, timeout=900, env=ENVIRONMENT, cwd=work_dir.parent
+    )
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory) -> tuple[Path, subprocess.CompletedProcess]:
+    """A folder with a finished demo, and what it printed."""
+    work_dir = tmp_path_factory.mktemp("demo") / "out"
+    result = demo(work_dir)
+    assert result.returncode == 0, result.stdout + result.stderr
+    return work_dir, result
+
+
+def test_it_trains_tests_and_draws_everything(finished):
+    work_dir, result = finished
+    assert "Traceback" not in result.stderr
+    announced = re.findall(r"^\[(\d+)/(\d+)\] ", result.stdout, re.MULTILINE)
+    assert announced == [(str(step), str(STEPS)) for step in range(1, STEPS + 1)]
+    for name in PICTURES:
+        picture = cv2.imread(str(work_dir / name))
+        assert min(picture.shape[:2]) > 500 and picture.std() > 20
+
+
+def test_the_table_has_every_model_with_the_parameters_that_dysample_adds(finished):
+    work_dir, result = finished
+    table = (work_dir / "results.txt").read_text()
+    assert table in result.stdout
+    # a stage at 64 channels: 2 * groups * s * s outputs of a 1x1 convolution with bias
+    stage = (64 + 1) * 2 * 4 * 4
+    for name, upsampler, metrics, parameters in [
+        ("Faster R-CNN", "Nearest", ("AP", "AP50"), 0),
+        ("Faster R-CNN", "DySample", ("AP", "AP50"), 3 * stage),
+        ("SegFormer", "Bilinear", ("mIoU", "mAcc"), 0),
+        ("SegFormer", "DySample", ("mIoU", "mAcc"), 6 * stage),
+    ]:
+        (row,) = re.findall(rf"^{name} +{upsampler} .*$", table, re.MULTILINE)
+        first, second = metrics
+        assert re.search(rf" {first} \d+\.\d +{second} \d+\.\d +{parameters:,} +\d+ s$", row), row
+
+
+def test_the_same_numbers_stand_in_the_log_of_the_test(finished):
+    work_dir, _ = finished
+    (log,) = (work_dir / "logs").glob("09-testing-segformer-with-dysample.log")
+    logged = re.findall(r"mIoU: (\d+\.\d+)  mAcc: (\d+\.\d+)", log.read_text())[-1]
+    row = re.search(r"SegFormer +DySample.*", (work_dir / "results.txt").read_text())[0]
+    shown = re.search(r"mIoU (\S+) +mAcc (\S+)", row).groups()
+    assert shown == tuple(f"{float(value):.1f}" for value in logged)
+
+
+def test_a_second_run_does_nothing_again_and_tells_the_same(finished):
+    work_dir, _ = finished
+    before = (work_dir / "results.txt").read_text()
+    result = demo(work_dir)
+    assert result.returncode == 0
+    assert result.stdout.count(": done before") == STEPS
+    assert before in result.stdout
+
+
+def test_only_what_is_missing_is_done_again(finished):
+    work_dir, _ = finished
+    (work_dir / "sampling_points.png").unlink()
+    result = demo(work_dir)
+    assert result.returncode == 0
+    assert result.stdout.count(": done before") == STEPS - 1
+    assert (work_dir / "sampling_points.png").is_file()
+
+
+def test_a_failing_step_is_one_sentence_with_its_log(finished, tmp_path):
+    work_dir = tmp_path / "out"
+    shutil.copytree(finished[0], work_dir)
+    folder = work_dir / "segformer_mit-b0_dysample_shapes"
+    (folder / "tested.json").unlink()
+    broken = work_dir / "broken.pth"
+    broken.write_bytes(b"not a checkpoint")
+    (folder / "last_checkpoint").write_text(str(broken))
+    result = demo(work_dir)
+    assert result.returncode == 1
+    (line,) = result.stderr.strip().splitlines()
+    assert line.startswith("error: tools/test.py failed (error: checkpoint ")
+    (log,) = re.findall(r"its output is in (\S+)$", line)
+    assert "broken.pth" in Path(log).read_text()
+
+
+def test_another_folder_is_left_as_it_is(tmp_path):
+    work_dir = tmp_path / "mine"
+    work_dir.mkdir()
+    (work_dir / "thesis.txt").write_text("all of it")
+    for arguments in ([], ["--fresh"]):
+        result = demo(work_dir, *arguments)
+        assert result.returncode == 2
+        assert result.stderr.startswith(f"error: {work_dir} was not made by the demo")
+        assert [path.name for path in work_dir.iterdir()] == ["thesis.txt"]
+
+
+def test_fresh_starts_over_in_its_own_folder(finished, tmp_path):
+    work_dir = tmp_path / "out"
+    work_dir.mkdir()
+    shutil.copy(finished[0] / "demo.json", work_dir)
+    (work_dir / "detections.png").write_text("old")
+    process = subprocess.Popen(
+        [*COMMAND, str(work_dir), "--fresh"], stdout=subprocess.PIPE, text=True, env=ENVIRONMENT
+    )
+    wait_for_line(process, "[1/")
+    assert not (work_dir / "detections.png").exists()
+    interrupt(process, signal.SIGTERM)
+
+
+@pytest.mark.parametrize("sign", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_demo_leaves_no_processes_and_says_how_to_go_on(tmp_path, sign):
+    work_dir = tmp_path / "out"
+    process = subprocess.Popen(
+        [*COMMAND, str(work_dir)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=ENVIRONMENT,
+    )
+    wait_for_line(process, "[2/")
+    wait_for(lambda: processes_of(work_dir) >= 2)
+    status, stderr = interrupt(process, sign)
+    assert status == 130
+    assert "to go on from here: bash tools/demo.sh --quick --work-dir" in stderr
+    assert "Traceback" not in stderr
+    assert processes_of(work_dir) == 0
+
+
+def wait_for_line(process: subprocess.Popen, start: str) -> None:
+    for line in process.stdout:
+        if line.startswith(start):
+            return
+    raise AssertionError(f"the demo ended before {start}")
+
+
+def interrupt(process: subprocess.Popen, sign: signal.Signals) -> tuple[int, str]:
+    process.send_signal(sign)
+    _, stderr = process.communicate(timeout=60)
+    return process.returncode, stderr or ""
+
+
+def wait_for(condition) -> None:
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.05)
+
+
+def processes_of(work_dir: Path) -> int:
+    """How many processes have the folder in their command line: the demo and its tools."""
+    count = 0
+    for cmdline in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            count += str(work_dir).encode() in cmdline.read_bytes()
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+    return count
+
+
+@pytest.fixture
+def clone(tmp_path) -> Path:
+    """demo.sh between a set-up and a Python that write down how they are called."""
+    root = tmp_path / "clone"
+    (root / "tools").mkdir(parents=True)
+    shutil.copy(TOOLS / "demo.sh", root / "tools")
+    (root / "tools/setup_env.sh").write_text('echo "setup" >>calls; exit "${SETUP_STATUS:-0}"\n')
+    python = root / ".venv/bin/python"
+    python.parent.mkdir(parents=True)
+    python.write_text('#!/bin/sh\necho "python $*" >>calls\nexit 7\n')
+    python.chmod(0o755)
+    return root
+
+
+def call_demo_sh(clone: Path, **environment: str) -> tuple[int, list[str]]:
+    command = ["bash", str(clone / "tools/demo.sh"), "--work-dir", "a b"]
+    environment = {"PATH": os.environ["PATH"], **environment}
+    result = subprocess.run(command, cwd=clone.parent, env=environment, timeout=60)
+    return result.returncode, (clone.parent / "calls").read_text().splitlines()
+
+
+def test_demo_sh_sets_up_and_then_runs_the_demo(clone):
+    status, calls = call_demo_sh(clone)
+    assert calls == ["setup", f"python {clone}/tools/demo.py --work-dir a b"]
+    assert status == 7
+
+
+def test_demo_sh_stops_when_the_set_up_fails(clone):
+    assert call_demo_sh(clone, SETUP_STATUS="1") == (1, ["setup"])
