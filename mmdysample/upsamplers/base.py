@@ -125,9 +125,7 @@ class Upsampler(nn.Module, ABC):
                 f"{name}: x must be float16, bfloat16, float32 or float64, got {x.dtype}"
             )
         weight = next(self.parameters(), x)
-        # autocast converts every floating dtype but float64
-        converted = _autocast_enabled(x.device.type) and x.dtype != torch.float64
-        if weight.dtype != x.dtype and not converted:
+        if weight.dtype != x.dtype and not _autocast_converts(x):
             raise TypeError(
                 f"{name}: x is {x.dtype} but the weights are {weight.dtype}; "
                 "convert one of them with .to(dtype), or use torch.autocast"
@@ -207,9 +205,13 @@ def one_of(name: str, value: str, accepted: Sequence[str]) -> str:
     return value
 
 
-def _autocast_enabled(device_type: str) -> bool:
+def _autocast_converts(x: Tensor) -> bool:
+    device_type = x.device.type
+    if x.dtype == torch.float64:
+        return False
     if _AUTOCAST_BY_DEVICE:
-        return torch.is_autocast_enabled(device_type)
+        available = torch.amp.is_autocast_available(device_type)
+        return available and torch.is_autocast_enabled(device_type)
     if device_type == "cpu":
         return torch.is_autocast_cpu_enabled()
     return torch.is_autocast_enabled()
