@@ -151,7 +151,7 @@ class Upsampler(nn.Module, ABC):
             raise ValueError(
                 f"{name}: guide must be ({x.shape[0]}, {channels}, h, w), got {tuple(guide.shape)}"
             )
-        if self.guided and guide.dtype != x.dtype and not _autocast_enabled(x.device.type):
+        if self.guided and guide.dtype != x.dtype and not _autocast_converts(guide):
             raise TypeError(
                 f"{name}: guide is {guide.dtype} but x is {x.dtype}; "
                 "convert one of them with .to(dtype), or use torch.autocast"

@@ -173,7 +173,9 @@ def test_a_guide_of_another_dtype_than_x_is_refused_or_ignored(name, cfg):
     if not up.guided:
         assert torch.equal(run(up, x, guide.half()), run(up, x, guide))
         return
-    for wrong in (guide.half(), guide.double(), guide.long()):
+    with pytest.raises(TypeError, match=f"^{name}: guide must be floating point, got torch.int64"):
+        run(up, x, guide.long())
+    for wrong in (guide.half(), guide.double()):
         message = f"^{name}: guide is {wrong.dtype} but x is torch.float32"
         with pytest.raises(TypeError, match=message):
             run(up, x, wrong)
