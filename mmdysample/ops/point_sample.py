@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from mmdysample.ops.precision import float32_or_more
+
 
 def point_sample(x: Tensor, offset: Tensor, scale_factor: int = 2, groups: int = 1) -> Tensor:
     """Sample s*s points per pixel of ``x``, bilinearly.
@@ -43,8 +45,7 @@ def point_sample(x: Tensor, offset: Tensor, scale_factor: int = 2, groups: int =
     if offset.shape != expected:
         raise ValueError(f"offset must be {expected} for {s=}, {g=}, got {tuple(offset.shape)}")
 
-    # Half precision cannot hold coordinates: bfloat16 has 128 values between 0.5 and 1.
-    dtype = torch.promote_types(x.dtype, torch.float32)
+    dtype = float32_or_more(x.dtype)
     offset = offset.to(dtype).reshape(batch, 2, g, s, s, height, width)
     center_x = torch.arange(width, dtype=dtype, device=x.device) + 0.5
     center_y = torch.arange(height, dtype=dtype, device=x.device).unsqueeze(-1) + 0.5

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mmdysample.ops import reassemble
+from mmdysample.ops.window_ops import is_exporting
 from mmdysample.registry import register_upsampler
 from mmdysample.upsamplers.base import Upsampler
 from mmdysample.upsamplers.layers import float32_or_more, init_xavier_uniform, only_scale_2
@@ -87,7 +88,7 @@ class A2U(Upsampler):
 
 def _pool_to_window(guide: Tensor) -> Tensor:
     """Adaptive average pooling, (B, C, h, w) -> (B, C, 6, 6)."""
-    if not torch.compiler.is_exporting():
+    if not is_exporting():
         return F.adaptive_avg_pool2d(guide, WINDOW)
     # ONNX has no adaptive pooling of sizes that are left open: average with two small matrices.
     rows, columns = (_averages(size, guide) for size in guide.shape[2:])

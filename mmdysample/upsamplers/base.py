@@ -124,10 +124,10 @@ class Upsampler(nn.Module, ABC):
             raise TypeError(
                 f"{name}: x must be float16, bfloat16, float32 or float64, got {x.dtype}"
             )
-        weight = next(self.parameters(), x)
-        if weight.dtype != x.dtype and not _autocast_converts(x):
+        weights = list(self.parameters())
+        if weights and weights[0].dtype != x.dtype and not _autocast_converts(x):
             raise TypeError(
-                f"{name}: x is {x.dtype} but the weights are {weight.dtype}; "
+                f"{name}: x is {x.dtype} but the weights are {weights[0].dtype}; "
                 "convert one of them with .to(dtype), or use torch.autocast"
             )
 
@@ -176,7 +176,7 @@ class Upsampler(nn.Module, ABC):
             return full
         size = tuple(size)
         s = self.scale_factor
-        for want, have in zip(size, full, strict=True):
+        for want, have in ((size[0], full[0]), (size[1], full[1])):
             if want < 1 or (not self.any_size and not have - s < want <= have):
                 raise ValueError(
                     f"{name}: cannot reach size {size} from {full[0] // s, full[1] // s}: with "

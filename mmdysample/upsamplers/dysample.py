@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from mmdysample.ops import point_sample
+from mmdysample.ops.precision import float32_or_more
 from mmdysample.registry import register_upsampler
 from mmdysample.upsamplers.base import Upsampler, one_of, positive_int
 
@@ -106,7 +107,7 @@ class DySample(Upsampler):
 
         (B, C, H, W) -> (B, 2*g*s*s, H, W), channels ordered (axis, group, sub-row, sub-column).
         """
-        dtype = torch.promote_types(x.dtype, torch.float32)
+        dtype = float32_or_more(x.dtype)
         offset = self._project(self.offset, x).to(dtype)
         if self.dyscope:
             offset = offset * self._project(self.scope, x).to(dtype).sigmoid()

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
 
+from mmdysample.ops import precision
 from mmdysample.upsamplers.base import positive_int
 
 
@@ -31,7 +31,7 @@ def only_scale_2(upsampler: str, scale_factor: int) -> None:
 
 def float32_or_more(x: Tensor) -> Tensor:
     """``x`` in float32, in float64 if it is."""
-    return x.to(torch.promote_types(x.dtype, torch.float32))
+    return x.to(precision.float32_or_more(x.dtype))
 
 
 def split_cells(fine: Tensor, scale_factor: int) -> Tensor:
