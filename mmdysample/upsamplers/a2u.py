@@ -116,7 +116,7 @@ def _convolve_each_sample(guide: Tensor, kernels: Tensor) -> Tensor:
 
     (B, C, 2H, 2W), (B, n, 6, 6) -> (B, C, n, H, W); all channels of a sample share its kernels.
     """
-    if torch.compiler.is_exporting():
+    if is_exporting():
         return _convolve_each_sample_by_taps(guide, kernels)
     batch, n = kernels.shape[:2]
     # A group a sample; what is batch elsewhere are here the channels.
