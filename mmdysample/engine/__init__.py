@@ -6,6 +6,7 @@ hooks.py        checkpoints are written whole; randomness is a function of the i
 seeding.py      every sample's randomness is a function of its place in the run
 resume.py       which checkpoint a run continues from
 runner.py       the Runner that puts these together
+arguments.py    the command line that the tools share
 config.py       edits that a command line and a machine make to a config
 families.py     what differs between mmdet and mmseg
 dump.py         predictions are written whole or not at all

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import codecs
 import functools
+import importlib.util
 import os
 import pickle
 import re
@@ -20,13 +21,14 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
+import mmengine
 import numpy as np
 import torch
 from mmengine.logging import HistoryBuffer
 from mmengine.runner.checkpoint import CheckpointLoader
-from torch._weights_only_unpickler import _get_allowed_globals
 
 from mmdysample.engine.errors import UserError
+from mmdysample.registry import did_you_mean
 
 _torch_load = torch.load
 _ARCHIVE, _PICKLE = b"PK\x03\x04", b"\x80"
@@ -71,6 +73,9 @@ class _AllowListUnpickler(pickle.Unpickler):
     """For torch before 2.6, whose weights_only mode cannot be told about other names."""
 
     def find_class(self, module: str, name: str) -> Any:
+        # Private, and needed for these versions alone.
+        from torch._weights_only_unpickler import _get_allowed_globals
+
         allowed = {**_get_allowed_globals(), **allowed_globals()}
         # torch.save writes pickles that Python 2 could read.
         module = "builtins" if module == "__builtin__" else module
@@ -188,11 +193,26 @@ def install_safe_loading() -> None:
     """Have mmengine load every checkpoint, from whatever place, without running code.
 
     mmengine's loaders (local file, http, torchvision://, ...) all end in ``torch.load``: each is
-    registered anew with ``torch.load`` exchanged for the length of its call.
+    registered anew with ``torch.load`` exchanged for the length of its call. Where torchvision is
+    not installed, ``torchvision://`` goes by mmengine's own list.
     """
+    listed = () if importlib.util.find_spec("torchvision") else ("modelzoo://", "torchvision://")
     for scheme, loader in list(CheckpointLoader._schemes.items()):
         if not hasattr(loader, "runs_no_code"):
+            loader = _load_listed if scheme in listed else loader
             CheckpointLoader.register_scheme(scheme, loader=_guarded(loader), force=True)
+
+
+def _load_listed(filename: str, map_location: Any = None) -> dict:
+    """Load ``torchvision://resnet50`` without torchvision, which mmengine asks for a list alone."""
+    listed = mmengine.load(Path(mmengine.__file__).parent / "hub" / "torchvision_0.12.json")
+    name = filename.partition("://")[2]
+    if name not in listed:
+        raise CheckpointError(
+            f"checkpoint {filename} is in no list of torchvision's weights"
+            f"{did_you_mean(name, listed)}"
+        )
+    return CheckpointLoader.load_checkpoint(listed[name], map_location)
 
 
 def _guarded(loader: Callable) -> Callable:

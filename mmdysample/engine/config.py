@@ -56,7 +56,71 @@ def load_config(path: str, options: dict[str, Any] | None, needed: tuple[str, ..
     missing = [name for name in needed if cfg.get(name) is None]
     if missing:
         raise UserError(f"config {path} does not set {', '.join(missing)}")
+    check_settings(cfg)
     return cfg
+
+
+def check_settings(cfg: Config) -> None:
+    """Raise UserError for common settings of a wrong type or range.
+
+    mmengine hands them on to where they fail in words that name no setting, or to where nothing
+    happens.
+    """
+    for loader in ("train_dataloader", "val_dataloader", "test_dataloader"):
+        settings = cfg.get(loader)
+        if isinstance(settings, dict) and "dataset" not in settings:
+            raise UserError(
+                f"{loader} of the config has no dataset, only {', '.join(settings) or 'nothing'}"
+            )
+    for place, (fits, accepted) in _ACCEPTED.items():
+        value = _at(cfg, place)
+        if value is not None and not fits(value):
+            raise UserError(f"{place} in the config must be {accepted}, got {value!r}")
+
+
+def _at(cfg: Config, place: str) -> Any:
+    """The value of ``a.b.c``, None if there is none."""
+    value: Any = cfg
+    for name in place.split("."):
+        value = value.get(name) if isinstance(value, (dict, Config)) else None
+    return value
+
+
+def _integer(value: Any, least: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= least
+
+
+def _number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and value >= 0
+
+
+_COUNT = (lambda value: _integer(value, 1), "a whole number of at least 1")
+_COUNT_OR_NONE = (lambda value: _integer(value, 0), "a whole number of at least 0")
+_LENGTH = (
+    # As mmengine does, which makes it a whole number.
+    lambda value: _integer(
+        int(value) if isinstance(value, float) and value.is_integer() else value, 1
+    ),
+    _COUNT[1],
+)
+_SEED = (
+    lambda value: _integer(value, 0) and value < 2**32,
+    "a whole number of at least 0 and below 2**32",
+)
+_NUMBER = (_number, "a number of at least 0")
+_ACCEPTED = {
+    **{
+        f"{part}_dataloader.{name}": accepted
+        for part in ("train", "val", "test")
+        for name, accepted in (("batch_size", _COUNT), ("num_workers", _COUNT_OR_NONE))
+    },
+    "train_cfg.max_epochs": _LENGTH,
+    "train_cfg.max_iters": _LENGTH,
+    "train_cfg.val_interval": _COUNT,
+    "optim_wrapper.optimizer.lr": _NUMBER,
+    "optim_wrapper.optimizer.weight_decay": _NUMBER,
+    "randomness.seed": _SEED,
+}
 
 
 def _reason(error: Exception, path: str) -> str:

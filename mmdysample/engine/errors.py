@@ -8,7 +8,9 @@ exception and returns a sentence or None.
 from __future__ import annotations
 
 import argparse
+import ast
 import errno
+import inspect
 import linecache
 import os
 import re
@@ -16,9 +18,11 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator
+from http.client import HTTPException
 from json import JSONDecodeError
 from pathlib import Path
 from types import FrameType
+from urllib.error import URLError
 
 from mmdysample.registry import did_you_mean
 
@@ -30,6 +34,10 @@ SECONDS_LEFT_TO_RANK_ZERO = 3.0
 OUT_OF_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 _PACKAGE = str(Path(__file__).resolve().parents[1])
+_PRETRAINED = os.path.join("model", "weight_init.py")
+_BUILDER = os.path.join("registry", "build_functions.py")
+# Between a builder and what is wrong with the settings it gave; the second makes visualizers.
+_CALLS = ("__init__", "get_instance")
 _EXPLAINERS: list[Callable[[BaseException], str | None]] = []
 
 
@@ -132,6 +140,34 @@ def _local(error: BaseException, *names: str) -> object | None:
     return None
 
 
+def _statement(error: BaseException) -> ast.stmt | None:
+    """The ``raise`` or ``assert`` that raised ``error``; None if a statement failed unforeseen."""
+    frame, line = list(traceback.walk_tb(error.__traceback__))[-1]
+    path = frame.f_code.co_filename
+    source = "".join(linecache.getlines(path)) if path.endswith(".py") else ""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, (ast.Raise, ast.Assert)) and node.lineno <= line <= node.end_lineno:
+            return node
+    return None
+
+
+def _constructed(error: BaseException) -> type | None:
+    """The class that a config asked for and that could not be made from its settings.
+
+    Given only if ``error`` was raised by the call of the class, its ``__init__`` or one that it
+    inherits; not if something that these use has failed.
+    """
+    stack = frames(error)
+    built = [i for i, f in enumerate(stack) if f.f_code.co_filename.endswith(_BUILDER)]
+    if not built:
+        return None
+    made, inner = stack[built[-1]].f_locals.get("obj_cls"), stack[built[-1] + 1 :]
+    if not inspect.isclass(made) or any(f.f_code.co_name not in _CALLS for f in inner):
+        return None
+    owners = {id(frame.f_locals["self"]) for frame in inner if "self" in frame.f_locals}
+    return made if len(owners) <= 1 else None
+
+
 def _raised_in(error: BaseException, path_end: str) -> bool:
     stack = frames(error)
     return bool(stack) and stack[-1].f_code.co_filename.endswith(path_end)
@@ -191,6 +227,34 @@ def _type_left_out(error: KeyError) -> str | None:
 
 
 @_explainer(TypeError)
+def _wrong_settings(error: TypeError) -> str | None:
+    """A class, or one that it inherits from and hands its settings to, is called with others."""
+    found = re.match(r"([\w.]+)\.__init__\(\) (.*)", str(error))
+    kind = _constructed(error)
+    if found is None or kind is None:
+        return None
+    owner, complaint = found.groups()
+    if owner not in {base.__qualname__ for base in kind.__mro__}:
+        return None
+    key = re.match(r"got an unexpected keyword argument '(.+)'", complaint)
+    if key is not None:
+        return f"{kind.__name__} has no setting {key[1]!r}{did_you_mean(key[1], _settings(kind))}"
+    missing = re.match(r"missing .*required .*argument", complaint)
+    return f"the config does not fit its type: {kind.__name__} is {complaint}" if missing else None
+
+
+def _settings(kind: type) -> set[str]:
+    """Names of the arguments that a class and those it inherits from take."""
+    return {
+        name
+        for base in kind.__mro__
+        if "__init__" in vars(base) and base is not object
+        for name in inspect.signature(vars(base)["__init__"]).parameters
+        if name not in ("self", "args", "kwargs")
+    }
+
+
+@_explainer(TypeError)
 def _wrong_arguments(error: TypeError) -> str | None:
     """A config's keys are arguments: a call from mmengine's builders that does not fit them."""
     if re.search(
@@ -200,6 +264,55 @@ def _wrong_arguments(error: TypeError) -> str | None:
         if any(_raised_in(error, builder) for builder in builders):
             return f"the config does not fit its type: {error}"
     return None
+
+
+@_explainer(AssertionError, ValueError, TypeError)
+def _refused_by_a_constructor(error: Exception) -> str | None:
+    """A class checks its settings and does not like what the config gave it."""
+    made = _constructed(error)
+    statement = None if made is None else _statement(error)
+    if statement is None:
+        return None
+    kind = made.__name__
+    if str(error):
+        return f"{kind} does not take its settings in the config: {error}"
+    if not isinstance(statement, ast.Assert):
+        return None
+    frame = frames(error)[-1]
+    where = f"{Path(frame.f_code.co_filename).name}, line {statement.lineno}"
+    values = _plain_values(statement.test, frame.f_locals)
+    shown = ", ".join(f"{name}={value!r}" for name, value in values.items())
+    return (
+        f"{kind} does not take its settings in the config: it needs "
+        f"{ast.unparse(statement.test)} ({where}){f', got {shown}' if shown else ''}"
+    )
+
+
+def _plain_values(condition: ast.expr, known: dict) -> dict[str, object]:
+    """``name`` or ``self.name`` in a condition -> its value, if that is a number, text or list."""
+    found = {}
+    for node in ast.walk(condition):
+        if isinstance(node, ast.Name):
+            found[node.id] = known.get(node.id)
+        elif isinstance(node, ast.Attribute) and ast.unparse(node.value) == "self":
+            found[f"self.{node.attr}"] = getattr(known.get("self"), node.attr, None)
+    plain = (bool, int, float, str, list, tuple)
+    return {text: value for text, value in found.items() if isinstance(value, plain)}
+
+
+@_explainer(IndexError)
+def _label_beyond_the_classes(error: IndexError) -> str | None:
+    found = re.fullmatch(r"Target (-?\d+) is out of bounds\.?", str(error))
+    owners = [frame.f_locals.get("self") for frame in frames(error)]
+    heads = [owner for owner in owners if hasattr(owner, "num_classes")]
+    if found is None or not heads:
+        return None
+    kind, classes = type(heads[-1]).__name__, heads[-1].num_classes
+    return (
+        f"the labels of the data set hold {found[1]}, but {kind} has num_classes={classes}: set "
+        "num_classes to the number of the data set's classes, and look whether its "
+        "reduce_zero_label is right"
+    )
 
 
 @_explainer(JSONDecodeError)
@@ -242,6 +355,25 @@ def _unreadable_file(error: AssertionError) -> str | None:
     if not os.path.exists(path):
         return f"{path} does not exist"
     return f"{path} cannot be read: it is damaged or in no known format"
+
+
+@_explainer(URLError, HTTPException, ConnectionError, TimeoutError)
+def _not_downloaded(error: Exception) -> str | None:
+    stack = frames(error)
+    places = [frame.f_locals.get(name) for frame in stack for name in ("url", "filename")]
+    urls = [place for place in places if isinstance(place, str) and "://" in place]
+    if not urls:
+        return None
+    reason = str(getattr(error, "reason", None) or error or type(error).__name__)
+    hint = " in place of this address"
+    if any(frame.f_code.co_filename.endswith(_PRETRAINED) for frame in stack):
+        hint = (
+            " (--cfg-options model.backbone.init_cfg.checkpoint=PATH), or start from random "
+            "weights (--cfg-options model.backbone.init_cfg=None)"
+        )
+    return (
+        f"{urls[-1]} cannot be downloaded ({reason}): download it elsewhere and give its path{hint}"
+    )
 
 
 @_explainer(OSError)

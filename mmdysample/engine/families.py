@@ -21,7 +21,6 @@ class Family(ABC):
     """One OpenMMLab package."""
 
     package: ClassVar[str]
-    install: ClassVar[str]
 
     def prepare(self) -> None:
         """Import the package and make the settings of the process that its own tools make."""
@@ -30,7 +29,7 @@ class Family(ABC):
         except ImportError as error:
             raise UserError(
                 f"this config needs {self.package} ({error}): bash tools/setup_env.sh or "
-                f"pip install {self.install} installs it"
+                f"pip install 'mmdysample[{self.package}]' installs it"
             ) from error
 
     @abstractmethod
@@ -60,9 +59,20 @@ class Family(ABC):
             self.save_pictures(cfg, show_dir)
 
 
+def read_data_sets(dataset: ConfigDict) -> list[ConfigDict]:
+    """The data sets that read files, inside of wrappers such as RepeatDataset."""
+    if "datasets" in dataset:
+        return [inner for each in dataset["datasets"] for inner in read_data_sets(each)]
+    return read_data_sets(dataset["dataset"]) if "dataset" in dataset else [dataset]
+
+
+def _set_test_pipeline(cfg: Config) -> None:
+    for dataset in read_data_sets(cfg.test_dataloader.dataset):
+        dataset.pipeline = cfg.tta_pipeline
+
+
 class MMDet(Family):
     package = "mmdet"
-    install = "mmdet==3.3.0"
 
     def prepare(self) -> None:
         super().prepare()
@@ -91,12 +101,10 @@ class MMDet(Family):
             cfg.tta_model = dict(type="DetTTAModel", tta_cfg=nms)
         if "tta_pipeline" not in cfg:
             print_log("--tta: the config has no tta_pipeline, each image is also flipped")
-            dataset = cfg.test_dataloader.dataset
-            while "dataset" in dataset:
-                dataset = dataset["dataset"]
-            cfg.tta_pipeline = [*copy.deepcopy(dataset.pipeline[:-1]), _FLIP]
+            plain = read_data_sets(cfg.test_dataloader.dataset)[0].pipeline
+            cfg.tta_pipeline = [*copy.deepcopy(plain[:-1]), _FLIP]
         cfg.model = ConfigDict(**cfg.tta_model, module=cfg.model)
-        cfg.test_dataloader.dataset.pipeline = cfg.tta_pipeline
+        _set_test_pipeline(cfg)
 
     def save_pictures(self, cfg: Config, folder: str) -> None:
         cfg.default_hooks.visualization["test_out_dir"] = folder
@@ -122,7 +130,6 @@ _FLIP = dict(
 
 class MMSeg(Family):
     package = "mmseg"
-    install = "mmsegmentation==1.2.2 ftfy regex"
 
     def write_predictions(self, cfg: Config, out: str) -> None:
         """Write a label image for each picture into a folder."""
@@ -137,7 +144,7 @@ class MMSeg(Family):
         missing = [name for name in ("tta_model", "tta_pipeline") if name not in cfg]
         if missing:
             raise UserError(f"--tta needs {' and '.join(missing)} in the config")
-        cfg.test_dataloader.dataset.pipeline = cfg.tta_pipeline
+        _set_test_pipeline(cfg)
         cfg.tta_model.module = cfg.model
         cfg.model = cfg.tta_model
 

@@ -39,8 +39,10 @@ class LosslessCheckpointHook(CheckpointHook):
         super().before_train(runner)
         if is_main_process() and "://" not in self.out_dir:
             # What killed runs did not finish writing.
-            for draft in Path(self.out_dir).glob(self.filename_tmpl.format("*") + DRAFT_SUFFIX):
-                draft.unlink()
+            draft = self.filename_tmpl.format("*") + DRAFT_SUFFIX
+            for pattern in (draft, f"best_*_{draft}"):
+                for path in Path(self.out_dir).glob(pattern):
+                    path.unlink()
 
     def _save_checkpoint_with_step(self, runner, step, meta) -> None:
         outdated = None

@@ -18,7 +18,7 @@ from torch import nn
 
 from mmdysample.engine.checkpoint import CheckpointError, load_checkpoint_file
 from mmdysample.engine.errors import UserError
-from mmdysample.engine.families import family_of
+from mmdysample.engine.families import family_of, read_data_sets
 
 
 def load_model(cfg: Config, checkpoint: str, device: str | None = None) -> nn.Module:
@@ -67,9 +67,7 @@ def load_input(cfg: Config, image_path: str) -> dict[str, Any]:
     """An image through the config's test pipeline: ``inputs`` (3, H, W) and ``data_samples``."""
     read_image(image_path)
     _enter_family(cfg)
-    dataset = cfg.test_dataloader.dataset
-    while "dataset" in dataset:
-        dataset = dataset.dataset
+    dataset = read_data_sets(cfg.test_dataloader.dataset)[0]
     steps = [step for step in dataset.pipeline if "Annotations" not in str(step["type"])]
     return Compose(steps)(dict(img_path=image_path, img_id=0))
 

@@ -7,11 +7,12 @@ import os
 import re
 from typing import Any
 
+from mmengine.config import Config
 from mmengine.device import get_device
 from mmengine.dist import is_main_process
 from mmengine.hooks import CheckpointHook
 from mmengine.model import is_model_wrapper, revert_sync_batchnorm
-from mmengine.registry import LOOPS
+from mmengine.registry import LOOPS, RUNNERS
 from mmengine.runner import BaseLoop, IterBasedTrainLoop, Runner
 from torch import nn
 
@@ -127,6 +128,13 @@ class RestartableRunner(Runner):
                 f"checkpoint {filename} does not fit this model: {len(left)} of its {len(needed)} "
                 f"parameters are missing there or have another shape, such as {left[0]}"
             )
+
+
+def build_runner(cfg: Config) -> Runner:
+    """The runner that the config names, else a `RestartableRunner`."""
+    if "runner_type" in cfg:
+        return RUNNERS.build(cfg)
+    return RestartableRunner.from_cfg(cfg)
 
 
 def _counts_iterations(loop: Any) -> bool:

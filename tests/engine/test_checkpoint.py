@@ -12,12 +12,12 @@ import zipfile
 from collections import OrderedDict
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 
 pytest.importorskip("mmengine", reason="needs mmengine: bash tools/setup_env.sh installs it")
 
+import numpy as np
 from mmengine.logging import HistoryBuffer, MessageHub
 from mmengine.runner.checkpoint import CheckpointLoader
 
@@ -293,3 +293,38 @@ def test_http(loaders, tmp_path, monkeypatch):
         finally:
             server.terminate()
     assert not (served / "hacked").exists()
+
+
+@pytest.fixture
+def without_torchvision(monkeypatch) -> list[str]:
+    """The addresses that are asked for, on a machine without torchvision."""
+    fetched: list[str] = []
+
+    def fetch(filename, map_location=None):
+        fetched.append(filename)
+        return dict(weight=torch.zeros(1))
+
+    def needs_torchvision(filename, map_location=None):
+        raise ModuleNotFoundError("torchvision")
+
+    monkeypatch.setitem(sys.modules, "torchvision", None)
+    monkeypatch.setattr(CheckpointLoader, "_schemes", dict(CheckpointLoader._schemes))
+    for scheme in ("http://", "https://"):
+        CheckpointLoader.register_scheme(scheme, loader=fetch, force=True)
+    for scheme in ("modelzoo://", "torchvision://"):
+        CheckpointLoader.register_scheme(scheme, loader=needs_torchvision, force=True)
+    install_safe_loading()
+    return fetched
+
+
+@pytest.mark.parametrize("scheme", ["modelzoo", "torchvision"])
+def test_backbones_of_torchvision_without_it(scheme, without_torchvision):
+    """The backbones of mmdet's configs are named torchvision://resnet50 and so on."""
+    assert CheckpointLoader.load_checkpoint(f"{scheme}://resnet50").keys() == {"weight"}
+    assert without_torchvision == ["https://download.pytorch.org/models/resnet50-0676ba61.pth"]
+
+
+def test_unknown_backbone_of_torchvision(without_torchvision):
+    with pytest.raises(CheckpointError, match=r"torchvision://resnet5.*did you mean 'resnet50'"):
+        CheckpointLoader.load_checkpoint("torchvision://resnet5")
+    assert without_torchvision == []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import re
 import sys
 import time
 from pathlib import Path
@@ -142,3 +143,45 @@ def test_arguments(capsys, monkeypatch):
         parser.parse_args()
     assert end.value.code == USER_ERROR_STATUS
     assert capsys.readouterr().err.startswith("error: the following arguments are required: config")
+
+
+class Part:
+    """Built inside of another class, whose author is to blame if it refuses its settings."""
+
+    def __init__(self, size):
+        if size != 1:
+            raise ValueError("size")
+
+
+class Whole:
+    def __init__(self, size=1, *, part_size=1, broken=False):
+        if size not in (1, 2):
+            raise ValueError(f"size must be 1 or 2, got {size}")
+        Part(part_size)
+        if broken:
+            self.check(None)
+
+    def check(self, value):
+        raise TypeError("a check that was never meant for a config")
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        (dict(size=3), r"Whole does not .* config: size must be 1 or 2, got 3"),
+        (dict(sise=3), r"Whole has no setting 'sise' \(did you mean 'size'\?\)"),
+        (dict(part_size=2), None),
+        (dict(broken=True), None),
+    ],
+    ids=str,
+)
+def test_settings_of_a_config_and_bugs_behind_them(settings, expected):
+    """What a class refuses itself is the user's; what fails in what it uses is a bug."""
+    reason = "needs mmengine: bash tools/setup_env.sh installs it"
+    registry = pytest.importorskip("mmengine.registry", reason=reason).Registry("thing")
+    registry.register_module(module=Whole)
+    sentence = explain(caught(lambda: registry.build(dict(type="Whole", **settings))))
+    if expected is None:
+        assert sentence is None
+    else:
+        assert re.fullmatch(expected, sentence)

@@ -5,12 +5,12 @@ from __future__ import annotations
 import random
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 
 pytest.importorskip("mmengine", reason="needs mmengine: bash tools/setup_env.sh installs it")
 
+import numpy as np
 from mmengine.evaluator import BaseMetric
 from mmengine.hooks import CheckpointHook
 from mmengine.model import BaseModel
@@ -240,10 +240,12 @@ def test_failed_write_keeps_what_was_there(tmp_path, monkeypatch):
 def test_drafts_of_killed_runs_are_removed(tmp_path):
     folder = tmp_path / "w"
     folder.mkdir()
-    (folder / "epoch_7.pth.tmp").write_bytes(b"half")
+    drafts = [folder / f"{name}.pth.tmp" for name in ("epoch_7", "best_a_epoch_5")]
+    for draft in drafts:
+        draft.write_bytes(b"half")
     (folder / "notes.tmp").write_text("the user's own")
     runner(folder).train()
-    assert not (folder / "epoch_7.pth.tmp").exists()
+    assert [draft for draft in drafts if draft.exists()] == []
     assert (folder / "notes.tmp").exists()
 
 
@@ -272,17 +274,25 @@ def test_empty_data_set(tmp_path, monkeypatch):
         runner(tmp_path / "w").train()
 
 
-def load(tmp_path: Path, state: dict) -> RestartableRunner:
+def load(tmp_path: Path, state: dict, **changes) -> RestartableRunner:
+    """Train from a checkpoint with a learning rate of 0."""
     torch.save(dict(state_dict=state), tmp_path / "weights.pth")
-    made = runner(tmp_path / "w", load_from=str(tmp_path / "weights.pth"))
+    still = dict(optimizer=dict(type="SGD", lr=0.0))
+    checkpoint = str(tmp_path / "weights.pth")
+    made = runner(tmp_path / "w", load_from=checkpoint, optim_wrapper=still, **changes)
     made.train()
     return made
 
 
 def test_fine_tuning_from_a_part(tmp_path):
     """Another number of outputs, say: what fits is loaded, the rest reported by mmengine."""
-    made = load(tmp_path, {"layer.weight": torch.zeros(1, 2), "layer.bias": torch.zeros(3)})
-    assert made._has_loaded
+    model = Model()
+    bias = model.layer.bias.detach().clone()
+    state = {"layer.weight": torch.full((1, 2), 0.25), "layer.bias": torch.zeros(3)}
+    made = load(tmp_path, state, model=model)
+    # Nothing of the model was drawn to be 0.25, and training, without a step, leaves it so.
+    assert torch.equal(made.model.layer.weight, torch.full((1, 2), 0.25))
+    assert torch.equal(made.model.layer.bias, bias)
 
 
 def test_nothing_fits(tmp_path):

@@ -6,12 +6,12 @@ import copy
 import pickle
 import random
 
-import numpy as np
 import pytest
 import torch
 
 pytest.importorskip("mmengine", reason="needs mmengine: bash tools/setup_env.sh installs it")
 
+import numpy as np
 from mmengine.dataset import BaseDataset, DefaultSampler, InfiniteSampler, pseudo_collate
 from torch.utils.data import BatchSampler, DataLoader, Sampler
 

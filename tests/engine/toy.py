@@ -5,14 +5,15 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import numpy as np
-from PIL import Image
-
 CONFIGS = Path(__file__).parent / "configs"
 
 
 def draw_data(folder: Path, count: int = 6) -> Path:
     """Draw pictures of one square or disk each: COCO boxes and label images beside them."""
+    # Tests that need no pictures run where these are missing.
+    import numpy as np
+    from PIL import Image
+
     (folder / "images").mkdir(parents=True)
     (folder / "labels").mkdir()
     random = np.random.default_rng(0)

@@ -22,6 +22,8 @@ from mmdysample import Bilinear, DySample, build_upsampler
 from tests.engine.toy import draw_data, write_config
 from tests.engine.zygote import TEST, TRAIN
 
+# Nothing listens there: as on a machine without a network.
+UNREACHABLE = "http://127.0.0.1:9"
 IN_PROCESS = "train_dataloader.update(num_workers=0, persistent_workers=False)\n"
 
 
@@ -185,6 +187,66 @@ TOOLS = {
     "unknown-key-of-loop": Case(
         ("EpochBasedTrainLoop", "'max_epoch'"), config='train_cfg["max_epoch"] = 1\n'
     ),
+    "unknown-key-of-neck": Case(
+        ("UpsampleFPN", "'upsample'", "did you mean 'upsample_cfg'"),
+        config='model["neck"]["upsample"] = dict(type="DySample")\n',
+    ),
+    "unknown-key-of-head": Case(
+        ("UpsampleSegformerHead", "'upsample'", "did you mean 'upsample_cfg'"),
+        family="segmentor",
+        config='model["decode_head"]["upsample"] = dict(type="DySample")\n',
+    ),
+    "unknown-key-of-visualizer": Case(
+        ("DetLocalVisualizer", "'line_widht'", "did you mean 'line_width'"),
+        config='visualizer["line_widht"] = 2\n',
+    ),
+    "key-of-neck-left-out": Case(
+        ("UpsampleFPN", "'num_outs'"), config='del model["neck"]["num_outs"]\n'
+    ),
+    "neck-has-too-few-outputs": Case(
+        ("UpsampleFPN", "num_outs >=", "num_outs=3", "fpn.py"),
+        config='model["neck"]["num_outs"] = 3\n',
+    ),
+    "pipeline-step-refuses": Case(
+        ("RandomFlip", "prob"), config='train_pipeline[3]["prob"] = 1.5\n'
+    ),
+    "channels-of-neck": Case(
+        ("UpsampleFPN", "in_channels", "[8, 16, 32, 65]"),
+        config='model["neck"]["in_channels"] = [8, 16, 32, 65]\n',
+    ),
+    "channels-of-head": Case(
+        ("UpsampleSegformerHead", "in_channels", "[8, 8, 8, 9]"),
+        family="segmentor",
+        config='model["decode_head"]["in_channels"] = [8, 8, 8, 9]\n',
+    ),
+    "too-few-classes": Case(
+        ("labels", "1", "UpsampleSegformerHead", "num_classes=1"),
+        family="segmentor",
+        config='model["decode_head"].update(num_classes=1, out_channels=1, threshold=0.3)\n',
+    ),
+    "no-data-set": Case(
+        ("train_dataloader", "no dataset"), config='del train_dataloader["dataset"]\n'
+    ),
+    "batches-of-none": Case(
+        ("train_dataloader.batch_size", "at least 1", "0"),
+        config='train_dataloader["batch_size"] = 0\n',
+    ),
+    "batch-size-is-text": Case(
+        ("train_dataloader.batch_size", "'two'"),
+        arguments=("config.py", "--cfg-options", "train_dataloader.batch_size=two"),
+    ),
+    "seed-is-text": Case(
+        ("randomness.seed", "'abc'"),
+        arguments=("config.py", "--cfg-options", "randomness.seed=abc"),
+    ),
+    "learning-rate-is-text": Case(
+        ("optim_wrapper.optimizer.lr", "number", "'fast'"),
+        arguments=("config.py", "--cfg-options", "optim_wrapper.optimizer.lr=fast"),
+    ),
+    "no-epochs": Case(
+        ("train_cfg.max_epochs", "at least 1", "0"),
+        arguments=("config.py", "--cfg-options", "train_cfg.max_epochs=0"),
+    ),
     "type-left-out": Case(("'type'",), config='del model["neck"]["type"]\n'),
     "upsampler-unknown": Case(
         ("'DySampel'", "DySample"), config='model["neck"]["upsample_cfg"] = dict(type="DySampel")\n'
@@ -285,6 +347,20 @@ TOOLS = {
         ("bad.pth", "refused"),
         config='model["backbone"]["init_cfg"] = dict(type="Pretrained", checkpoint="bad.pth")\n',
         spoil=save_malicious,
+    ),
+    "load-from-unreachable": Case(
+        (f"{UNREACHABLE}/x.pth", "refused", "give its path"),
+        arguments=("config.py", "--cfg-options", f"load_from={UNREACHABLE}/x.pth"),
+    ),
+    "checkpoint-unreachable": Case(
+        (f"{UNREACHABLE}/x.pth", "refused", "give its path"),
+        arguments=("config.py", f"{UNREACHABLE}/x.pth"),
+        **TESTING,
+    ),
+    "pretrained-unreachable": Case(
+        (f"{UNREACHABLE}/y.pth", "init_cfg.checkpoint=PATH", "model.backbone.init_cfg=None"),
+        config='model["backbone"]["init_cfg"] = '
+        f'dict(type="Pretrained", checkpoint="{UNREACHABLE}/y.pth")\n',
     ),
     "resume-missing": Case(
         ("nowhere.pth", "does not exist"), arguments=("config.py", "--resume", "nowhere.pth")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pickle
 import socket
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
+pytest.importorskip("mmdet", reason="needs mmdet: bash tools/setup_env.sh installs it")
 pytest.importorskip("mmseg", reason="needs mmseg: bash tools/setup_env.sh installs it")
 
 from mmdysample.engine.checkpoint import load_checkpoint_file
@@ -107,6 +109,36 @@ def test_dist_test_equals_one_process(two_processes, zygote):
     ]
     assert len(scores) == 2
     assert scores[0] == scores[1]
+
+
+def test_detector(toy_data, zygote, tmp_path):
+    """Trained by two processes; what two find in the pictures is what one finds."""
+    write_config("detector", toy_data, tmp_path / "config.py")
+    train = ("--work-dir", "w", "--cfg-options", "train_cfg.max_epochs=1")
+    run = call("dist_train.sh", "config.py", 2, *train, cwd=tmp_path)
+    assert run.returncode == 0, run.stderr
+    # 6 pictures, 3 for each process, in batches of 2.
+    assert load_checkpoint_file(tmp_path / "w" / "epoch_1.pth")["meta"]["iter"] == 2
+
+    arguments = ("config.py", "w/epoch_1.pth")
+    everything = ("--cfg-options", "model.test_cfg.rcnn.score_thr=0")
+    run = call("dist_test.sh", *arguments, 2, "--out", "two.pkl", *everything, cwd=tmp_path)
+    assert run.returncode == 0, run.stderr
+    alone = zygote.run(
+        *(TEST, *arguments, "--out", "one.pkl", *everything),
+        cwd=tmp_path,
+        env=dict(CUDA_VISIBLE_DEVICES=""),
+    )
+    assert alone.status == 0, alone.stderr
+    one, two = (
+        {sample["img_id"]: sample["pred_instances"] for sample in pickle.loads(path.read_bytes())}
+        for path in (tmp_path / "one.pkl", tmp_path / "two.pkl")
+    )
+    assert sorted(one) == sorted(two) == list(range(6))
+    assert sum(len(found["scores"]) for found in one.values()) > 0
+    for image, found in one.items():
+        for part in ("bboxes", "scores", "labels"):
+            torch.testing.assert_close(two[image][part], found[part], msg=f"{image} {part}")
 
 
 def test_users_error_is_one_sentence(tmp_path):

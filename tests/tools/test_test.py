@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import json
+import os
 import pickle
+import subprocess
+import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 pytest.importorskip("mmdet", reason="needs mmdet: bash tools/setup_env.sh installs it")
 pytest.importorskip("mmseg", reason="needs mmseg: bash tools/setup_env.sh installs it")
 
+import numpy as np
+from PIL import Image
+
 from tests.engine.toy import write_config
-from tests.engine.zygote import TEST, TRAIN
+from tests.engine.zygote import ROOT, TEST, TRAIN
 
 
 @pytest.fixture(scope="module")
@@ -73,6 +77,48 @@ def test_segmentor(zygote, trained, toy_data, tmp_path):
     # Counted anew from the written label images.
     assert metrics["aAcc"] == pytest.approx(100 * hits / pixels, abs=0.01)
     assert len(list((tmp_path / "pictures").rglob("*.png"))) == 6
+
+
+def test_plain_call(trained, tmp_path):
+    """A process of its own, as a user starts it: nothing was imported before."""
+    call = [sys.executable, "tools/test.py", trained / "segmentor.py", trained / "segmentor.pth"]
+    run = subprocess.run(
+        [*call, "--work-dir", tmp_path / "w"],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+    )
+    assert run.returncode == 0, run.stderr
+    (metrics,) = (tmp_path / "w").glob("*/*.json")
+    assert 0 <= json.loads(metrics.read_text())["aAcc"] <= 100
+
+
+WRAPPED = """
+test_dataloader = dict(
+    batch_size=1,
+    num_workers=0,
+    sampler=dict(type="DefaultSampler", shuffle=False),
+    dataset=dict(type="RepeatDataset", times=1, dataset=val_dataloader["dataset"]),
+)
+"""
+
+
+@pytest.mark.parametrize("family", ["detector", "segmentor"])
+def test_tta_of_a_wrapped_data_set(family, zygote, trained, toy_data, tmp_path):
+    """Its scores are those of the data set without a wrapper."""
+    config = write_config(family, toy_data, tmp_path / "wrapped.py", WRAPPED)
+    scores = []
+    for name in (trained / f"{family}.py", config):
+        run = zygote.run(
+            *(TEST, name, trained / f"{family}.pth", "--tta", "--work-dir", Path(name).stem),
+            cwd=tmp_path,
+        )
+        assert run.status == 0, run.stderr
+        (metrics,) = (tmp_path / Path(name).stem).glob("*/*.json")
+        found = json.loads(metrics.read_text())
+        scores.append({key: value for key, value in found.items() if "time" not in key})
+    assert scores[0] == scores[1]
 
 
 @pytest.mark.parametrize("family", ["detector", "segmentor"])

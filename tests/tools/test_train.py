@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -106,29 +107,38 @@ def test_validation_and_best_checkpoint(segmentor, zygote, tmp_path):
 
 
 def test_interrupt_says_how_to_continue(segmentor, zygote, tmp_path):
-    pid = zygote.start(
-        TRAIN,
-        segmentor,
-        "--work-dir",
-        "w",
-        "--cfg-options",
-        "train_cfg.max_iters=10000",
-        cwd=tmp_path,
-    )
-    wait_for(tmp_path / "w" / "last_checkpoint")
+    options = ["--work-dir", "w", "--cfg-options", "train_cfg.max_iters=10000", "tag=a b"]
+    pid = zygote.start(TRAIN, segmentor, *options, cwd=tmp_path)
+    wait_for(tmp_path / "w", "last_checkpoint")
     # As a terminal does: to the run and its workers.
     os.killpg(pid, signal.SIGINT)
     run = zygote.wait(pid)
     assert run.status == 130, run.stderr
     assert "Traceback" not in run.stderr
     (line,) = [line for line in run.stderr.splitlines() if line.startswith("interrupted")]
-    assert f"train.py {segmentor} --work-dir w --resume" in line
+    again = shlex.split(line.partition("to continue: ")[2])
+    assert again == ["python", str(TRAIN), str(segmentor), *options, "--resume"]
 
 
-def wait_for(path: Path, seconds: float = 60) -> None:
+def test_interrupt_before_a_checkpoint(segmentor, zygote, tmp_path):
+    """There is nothing to continue, and a checkpoint of an earlier run is not this one's."""
+    (tmp_path / "w").mkdir()
+    (tmp_path / "w" / "iter_9000.pth").write_bytes(b"another run's")
+    options = ("train_cfg.max_iters=10000", "default_hooks.checkpoint.interval=10000")
+    pid = zygote.start(
+        *(TRAIN, segmentor, "--work-dir", "w", "--cfg-options", *options), cwd=tmp_path
+    )
+    wait_for(tmp_path / "w", "*/vis_data/scalars.json")
+    os.killpg(pid, signal.SIGINT)
+    run = zygote.wait(pid)
+    assert run.status == 130, run.stderr
+    assert run.stderr.splitlines()[-1] == "interrupted"
+
+
+def wait_for(folder: Path, pattern: str, seconds: float = 60) -> None:
     end = time.time() + seconds
-    while not path.exists():
-        assert time.time() < end, f"{path} did not appear"
+    while not list(folder.glob(pattern)):
+        assert time.time() < end, f"no {pattern} has appeared in {folder}"
         time.sleep(0.02)
 
 
