@@ -25,7 +25,13 @@ pytestmark = pytest.mark.skipif(
 
 ROOT = Path(__file__).resolve().parents[1]
 VERSION = runpy.run_path(str(ROOT / "mmdysample" / "version.py"))["__version__"]
-CHECKOUT_ONLY = ("tools/setup_env.sh", "tools/setup/", "tools/test.sh", "tools/demo.sh")
+CHECKOUT_ONLY = (
+    "tools/setup_env.sh",
+    "tools/setup/",
+    "tools/test.sh",
+    "tools/demo.sh",
+    "tools/demo.py",
+)
 CONFIG = "faster_rcnn/faster-rcnn_r50_fpn_dysample_1x_coco.py"
 
 
@@ -225,12 +231,10 @@ def test_mmengine_finds_configs_and_tools_of_the_installed_wheel(
 ) -> None:
     pytest.importorskip("mmdet", reason="needs mmdet: bash tools/setup_env.sh installs it")
     (tmp_path / "child.py").write_text(f"_base_ = 'mmdysample::{CONFIG}'\n")
-    # mmengine keeps a list of the packages that `package::` may name, and ours is not on it.
     code = """
 from mmengine.config import Config
-from mmengine.config.utils import MODULE2PACKAGE
+import mmdysample.engine.config  # tells mmengine of the package
 from mmengine.utils import get_installed_path
-MODULE2PACKAGE["mmdysample"] = "mmdysample"
 print(get_installed_path("mmdysample"))
 print(Config.fromfile("child.py").model.neck.upsample_cfg.type)
 """

@@ -7,12 +7,17 @@ import traceback
 from pathlib import Path
 from typing import Any
 
+import torch
 from mmengine.config import Config, DictAction
+from mmengine.config.utils import MODULE2PACKAGE
 from mmengine.device import get_device
 from mmengine.logging import print_log
 
 from mmdysample.engine.distributed import check_launcher, start_on_cpu
 from mmdysample.engine.errors import UserError
+
+# mmengine looks up `package::` in a list of OpenMMLab's packages: let configs build on ours too.
+MODULE2PACKAGE.setdefault("mmdysample", "mmdysample")
 
 NEEDED_TO_TRAIN = ("model", "train_dataloader", "train_cfg", "optim_wrapper")
 NEEDED_TO_TEST = ("model", "test_dataloader", "test_cfg", "test_evaluator")
@@ -179,6 +184,18 @@ def enable_auto_scale_lr(cfg: Config) -> None:
     cfg.auto_scale_lr.enable = True
 
 
+def check_operators(cfg: Config) -> None:
+    """Raise UserError for a detector on a GPU whose mmcv has operators for the CPU alone."""
+    from mmcv.ops import get_compiling_cuda_version
+
+    if cfg.get("default_scope") == "mmdet" and get_compiling_cuda_version() == "not available":
+        raise UserError(
+            "detectors on a GPU need mmcv's CUDA operators, and mmcv was built without them: "
+            f"install the CUDA {torch.version.cuda} toolkit and run tools/setup_env.sh again, or "
+            "set CUDA_VISIBLE_DEVICES='' to run on the CPU"
+        )
+
+
 def fit_to_machine(cfg: Config, launcher: str) -> None:
     """Set the launcher; without a GPU, choose what works on the CPU.
 
@@ -188,6 +205,7 @@ def fit_to_machine(cfg: Config, launcher: str) -> None:
     check_launcher(launcher)
     cfg.launcher = launcher
     if get_device() != "cpu":
+        check_operators(cfg)
         return
     if "Amp" in str((cfg.get("optim_wrapper") or {}).get("type")):
         raise UserError(

@@ -6,7 +6,7 @@ pytest.importorskip("mmengine", reason="needs mmengine: bash tools/setup_env.sh 
 
 from mmengine.config import Config
 
-from mmdysample.engine.config import check_settings
+from mmdysample.engine.config import check_operators, check_settings
 from mmdysample.engine.errors import UserError
 
 
@@ -42,3 +42,16 @@ def test_accepted(settings):
 def test_refused(settings, named):
     with pytest.raises(UserError, match=named):
         check_settings(Config(settings))
+
+
+@pytest.mark.parametrize("scope", ["mmdet", "mmseg"])
+@pytest.mark.parametrize("built_with", ["13.0", "not available"])
+def test_detectors_on_a_gpu_need_operators_for_it(scope, built_with, monkeypatch):
+    ops = pytest.importorskip("mmcv.ops", reason="needs mmcv: bash tools/setup_env.sh installs it")
+    monkeypatch.setattr(ops, "get_compiling_cuda_version", lambda: built_with)
+    cfg = Config(dict(default_scope=scope))
+    if (scope, built_with) == ("mmdet", "not available"):
+        with pytest.raises(UserError, match=r"mmcv's CUDA operators.*CUDA_VISIBLE_DEVICES=''"):
+            check_operators(cfg)
+    else:
+        check_operators(cfg)
