@@ -1,6 +1,6 @@
 # Short enough for two CPU cores, long enough to learn the Shapes data set from random weights.
 _base_ = "mmdet::_base_/default_runtime.py"
-epochs = 8
+epochs = 6
 train_cfg = dict(type="EpochBasedTrainLoop", max_epochs=epochs, val_interval=epochs)
 val_cfg = dict(type="ValLoop")
 test_cfg = dict(type="TestLoop")
