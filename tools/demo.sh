@@ -3,11 +3,25 @@
 #
 #   bash tools/demo.sh [--work-dir DIR] [--fresh] [--quick]
 #
-# A few minutes on two CPU cores after the set-up (about 15 minutes the first time); a GPU is used
-# where there is one. `bash tools/demo.sh --help` tells the arguments.
+#   --work-dir DIR  where everything goes (else work_dirs/demo)
+#   --fresh         start over; without it, what an earlier call has finished is kept
+#   --quick         a few images and iterations: does it run here?
+#
+# Under ten minutes on two CPU cores after the set-up (about 15 minutes the first time); a GPU is used
+# where there is one.
 set -euo pipefail
 
 ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 
+for argument in "$@"; do
+    case $argument in
+    -h | --help)
+        sed -n '2,/^set /s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"
+        exit 0
+        ;;
+    esac
+done
+
 bash "$ROOT/tools/setup_env.sh"
+unset PYTHONPATH PYTHONHOME
 exec "${MMDYSAMPLE_VENV:-$ROOT/.venv}/bin/python" "$ROOT/tools/demo.py" "$@"

@@ -214,3 +214,13 @@ def test_demo_sh_sets_up_and_then_runs_the_demo(clone):
 
 def test_demo_sh_stops_when_the_set_up_fails(clone):
     assert call_demo_sh(clone, SETUP_STATUS="1") == (1, ["setup"])
+
+
+@pytest.mark.parametrize("argument", ["-h", "--help"])
+def test_demo_sh_tells_its_arguments_without_the_set_up(clone, argument):
+    command = ["bash", str(clone / "tools/demo.sh"), argument]
+    folder = clone.parent
+    result = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True)
+    for known in ("--work-dir DIR", "--fresh", "--quick"):
+        assert known in result.stdout
+    assert not (folder / "calls").exists()
