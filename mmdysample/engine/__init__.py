@@ -9,6 +9,7 @@ runner.py       the Runner that puts these together
 arguments.py    the command line that the tools share
 config.py       edits that a command line and a machine make to a config
 families.py     what differs between mmdet and mmseg
+inference.py    a model and its predictions for one image
 dump.py         predictions are written whole or not at all
 distributed.py  launchers and process groups, also without a GPU
 launch.py       torchrun without its traceback
