@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 
 import pytest
+
+# Before anything imports pip, which switches off setuptools' stand-in for the distutils that
+# torch.compile needs on Python < 3.12. (Where setuptools is missing nothing is switched off.)
+with contextlib.suppress(ImportError):
+    import setuptools  # noqa: F401
+
 import torch
 
 from tests.utils import DEVICES

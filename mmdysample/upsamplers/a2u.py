@@ -128,8 +128,8 @@ def _convolve_each_sample(guide: Tensor, kernels: Tensor) -> Tensor:
 def _convolve_each_sample_by_taps(guide: Tensor, kernels: Tensor) -> Tensor:
     """The same in a form that leaves the batch size open in ONNX, where groups are a constant."""
     # With the 2x2 sub-pixels as channels, the stride is 1 and the kernels are 3x3.
-    padded = F.pixel_unshuffle(F.pad(guide, (2, 2, 2, 2)), 2).unflatten(1, (-1, 1, 4))
-    kernels = F.pixel_unshuffle(kernels, 2).unflatten(1, (1, -1, 4))
+    padded = _sub_pixels(F.pad(guide, (2, 2, 2, 2))).unsqueeze(2)
+    kernels = _sub_pixels(kernels).unsqueeze(1)
     height, width = guide.shape[2] // 2, guide.shape[3] // 2
     out = 0
     for i in range(WINDOW // 2):
@@ -137,3 +137,13 @@ def _convolve_each_sample_by_taps(guide: Tensor, kernels: Tensor) -> Tensor:
             tap = kernels[..., i : i + 1, j : j + 1]
             out = out + (tap * padded[..., i : i + height, j : j + width]).sum(dim=3)
     return out
+
+
+def _sub_pixels(x: Tensor) -> Tensor:
+    """(B, C, 2H, 2W) -> (B, C, 4, H, W), the order of pixel_unshuffle.
+
+    (pixel_unshuffle itself leaves some exporters to ONNX in another order.)
+    """
+    batch, channels, height, width = x.shape
+    x = x.reshape(batch, channels, height // 2, 2, width // 2, 2).permute(0, 1, 3, 5, 2, 4)
+    return x.reshape(batch, channels, 4, height // 2, width // 2)
