@@ -62,7 +62,7 @@ class Task(NamedTuple):
     quick: tuple[str, ...]
     """Options of a run of seconds."""
     minutes: float
-    """Of training, on two CPU cores."""
+    """Of training both models side by side, on two CPU cores."""
 
 
 DETECTOR = Task(
@@ -74,7 +74,7 @@ DETECTOR = Task(
     annotations="annotations/instances_val2017.json",
     picture="detections.png",
     quick=("train_cfg.max_epochs=1",),
-    minutes=2,
+    minutes=4,
 )
 SEGMENTOR = Task(
     name="SegFormer",
@@ -85,7 +85,7 @@ SEGMENTOR = Task(
     annotations=None,
     picture="segmentation.png",
     quick=("train_cfg.max_iters=2", "train_dataloader.batch_size=2"),
-    minutes=1.5,
+    minutes=2.5,
 )
 TASKS = (DETECTOR, SEGMENTOR)
 
@@ -199,7 +199,7 @@ class Demo:
         self.quick = quick
         self.data = work_dir / "shapes"
         self.step = 0
-        self.steps = 1 + sum(2 * len(task.upsamplers) + 1 for task in TASKS) + 1
+        self.steps = 1 + sum(1 + len(task.upsamplers) + 1 for task in TASKS) + 1
 
     def run(self) -> None:
         start = time.monotonic()
@@ -207,11 +207,12 @@ class Demo:
         self.draw_data()
         results = []
         for task in TASKS:
+            self.train(task)
             for upsampler in task.upsamplers:
-                seconds, in_one_go = self.train(task, upsampler)
+                trained = json.loads(self.trained(task, upsampler).read_text())
                 metrics = self.test(task, upsampler)
                 parameters = self.count_parameters(task, upsampler)
-                result = Result(metrics, parameters, seconds, in_one_go)
+                result = Result(metrics, parameters, **trained)
                 results.append((task, upsampler, result))
         pictures = [self.draw_predictions(task) for task in TASKS]
         pictures.append(self.draw_sampling_points())
@@ -227,30 +228,41 @@ class Demo:
         what = f"drawing the Shapes data set: {train} images to train on, {val} to test on"
         command = ["tools/make_shapes.py", self.data, "--train", train, "--val", val, "--overwrite"]
         done = self.data / "shapes.json"
-        self.do(what, done, lambda log: self.call(command, log))
+        self.do(what, [done], lambda log: self.call((command, log)))
 
-    def train(self, task: Task, upsampler: str) -> tuple[float, bool]:
-        """Seconds, and whether they are of the whole training."""
-        folder = self.folder(task, upsampler)
-        done = folder / "trained.json"
+    def train(self, task: Task) -> None:
+        """Train both models side by side: ones as small as these gain little from a second core."""
         options = [
             # test.py evaluates afterwards
             "train_cfg.val_interval=1000000",
             *self.data_options(task, "train", "val"),
             *(task.quick if self.quick else ()),
         ]
-        command = ["tools/train.py", self.config(task, upsampler), "--work-dir", folder, "--resume"]
+
+        def command(upsampler: str) -> list[str | Path]:
+            config, folder = self.config(task, upsampler), self.folder(task, upsampler)
+            tool = ["tools/train.py", config, "--work-dir", folder, "--resume"]
+            return [*tool, "--cfg-options", *options]
 
         def work(log: Path) -> None:
-            in_one_go = not any(folder.glob("*.pth"))
-            start = time.monotonic()
-            self.call([*command, "--cfg-options", *options], log)
-            write_json(done, {"seconds": time.monotonic() - start, "in_one_go": in_one_go})
+            runs = {}
+            for upsampler in task.upsamplers:
+                if not self.trained(task, upsampler).exists():
+                    own_log = log.with_name(f"{log.stem}-{upsampler.lower()}.log")
+                    runs[upsampler] = (command(upsampler), own_log)
+            in_one_go = {name: not any(self.folder(task, name).glob("*.pth")) for name in runs}
+            ended = self.call(*runs.values())
+            for upsampler, seconds in zip(runs, ended, strict=True):
+                what = {"seconds": seconds, "in_one_go": in_one_go[upsampler]}
+                write_json(self.trained(task, upsampler), what)
 
         about = "some seconds" if self.quick else f"about {task.minutes:g} min on 2 CPU cores"
-        self.do(f"training {task.name} with {upsampler} ({about})", done, work)
-        trained = json.loads(done.read_text())
-        return trained["seconds"], trained["in_one_go"]
+        what = f"training {task.name} with {' and with '.join(task.upsamplers)} ({about})"
+        self.do(what, [self.trained(task, upsampler) for upsampler in task.upsamplers], work)
+
+    def trained(self, task: Task, upsampler: str) -> Path:
+        """There when training has ended; the fields of Result that it tells."""
+        return self.folder(task, upsampler) / "trained.json"
 
     def test(self, task: Task, upsampler: str) -> dict[str, float]:
         folder = self.folder(task, upsampler)
@@ -261,11 +273,11 @@ class Demo:
             shutil.rmtree(out, ignore_errors=True)
             command = ["tools/test.py", self.config(task, upsampler), checkpoint(folder)]
             options = self.data_options(task, "test")
-            self.call([*command, "--work-dir", out, "--cfg-options", *options], log)
+            self.call(([*command, "--work-dir", out, "--cfg-options", *options], log))
             (scalars,) = out.glob("*/*.json")
             write_json(done, json.loads(scalars.read_text()))
 
-        self.do(f"testing {task.name} with {upsampler}", done, work)
+        self.do(f"testing {task.name} with {upsampler}", [done], work)
         found = json.loads(done.read_text())
         return {heading: task.percent * found[name] for heading, name in task.metrics.items()}
 
@@ -302,10 +314,10 @@ class Demo:
         draft = self.work_dir / f"draft-{name}"
 
         def work(log: Path) -> None:
-            self.call([*command, "--out", draft], log)
+            self.call(([*command, "--out", draft], log))
             draft.replace(picture)
 
-        self.do(f"drawing {name}", picture, work)
+        self.do(f"drawing {name}", [picture], work)
         return picture
 
     def folder(self, task: Task, upsampler: str) -> Path:
@@ -328,13 +340,13 @@ class Demo:
                 options.append(f"{split}_evaluator.ann_file={self.data / task.annotations}")
         return options
 
-    def do(self, what: str, done: Path, work: Callable[[Path], None]) -> None:
-        """One step, unless ``done`` is there from an earlier run; ``work`` gets its log."""
+    def do(self, what: str, done: list[Path], work: Callable[[Path], None]) -> None:
+        """One step, unless ``done`` are there from an earlier run; ``work`` gets its log."""
         if interrupted.is_set():
             raise KeyboardInterrupt
         self.step += 1
         line = f"[{self.step}/{self.steps}] {what}"
-        if done.exists():
+        if all(path.exists() for path in done):
             print(f"{line}: done before", flush=True)
             return
         logs = self.work_dir / "logs"
@@ -345,34 +357,58 @@ class Demo:
         work(log)
         show(f"      done in {clock(time.monotonic() - start)}", last=True)
 
-    def call(self, command: list[str | Path], log: Path) -> None:
-        """Run one of the tools with its output in ``log``, showing how far it is.
+    def call(self, *runs: tuple[list[str | Path], Path]) -> list[float]:
+        """Run tools side by side, showing how far they are; the seconds that each took.
+
+        Args:
+            runs: command of a tool, and the log that its output goes to.
 
         Raises:
-            DemoError: the tool failed.
+            DemoError: a tool failed; the others have been stopped.
         """
-        tool, *arguments = map(str, command)
-        # A group of its own: Ctrl-C comes to this process, which then ends all of the group.
-        process = subprocess.Popen(
-            [sys.executable, ROOT / tool, *arguments],
-            stdin=subprocess.DEVNULL,
-            stdout=log.open("w"),
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-            # Threads that spin while they wait make a busy machine ten times slower.
-            env={"OMP_WAIT_POLICY": "PASSIVE", **os.environ},
-        )
+        start = time.monotonic()
+        seconds = [0.0] * len(runs)
+        running: dict[int, subprocess.Popen] = {}
         try:
-            while process.poll() is None:
+            for number, (command, log) in enumerate(runs):
+                running[number] = launch(command, log, len(runs))
+            while running:
                 if interrupted.wait(0.2):
                     raise KeyboardInterrupt
                 if sys.stdout.isatty():
-                    show(f"      {progress(log)}")
+                    show("      " + " | ".join(progress(log) for _, log in runs))
+                for number in [n for n, process in running.items() if process.poll() is not None]:
+                    process = running.pop(number)
+                    stop(process)  # what it may have left running
+                    seconds[number] = time.monotonic() - start
+                    if process.returncode:
+                        raise failure(*runs[number], process.returncode)
         finally:
-            stop(process)
-        if process.returncode:
-            reason = error_line(log) or f"exit status {process.returncode}"
-            raise DemoError(f"{tool} failed ({reason}); its output is in {log}")
+            for process in running.values():
+                stop(process)
+        return seconds
+
+
+def launch(command: list[str | Path], log: Path, side_by_side: int) -> subprocess.Popen:
+    tool, *arguments = map(str, command)
+    # Threads that spin while they wait make a busy machine ten times slower.
+    environment = {"OMP_WAIT_POLICY": "PASSIVE", **os.environ}
+    if side_by_side > 1:
+        environment.setdefault("OMP_NUM_THREADS", str(max(1, os.cpu_count() // side_by_side)))
+    # A group of its own: Ctrl-C comes to this process, which then ends all of the group.
+    return subprocess.Popen(
+        [sys.executable, ROOT / tool, *arguments],
+        stdin=subprocess.DEVNULL,
+        stdout=log.open("w"),
+        stderr=subprocess.STDOUT,
+        start_new_session=True,
+        env=environment,
+    )
+
+
+def failure(command: list[str | Path], log: Path, status: int) -> DemoError:
+    reason = error_line(log) or f"exit status {status}"
+    return DemoError(f"{command[0]} failed ({reason}); its output is in {log}")
 
 
 def checkpoint(folder: Path) -> Path:

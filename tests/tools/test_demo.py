@@ -22,7 +22,7 @@ TOOLS = Path(__file__).parents[2] / "tools"
 COMMAND = [sys.executable, str(TOOLS / "demo.py"), "--quick", "--work-dir"]
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
 PICTURES = ("detections.png", "segmentation.png", "sampling_points.png")
-STEPS = 12
+STEPS = 10
 
 
 def demo(work_dir: Path, *arguments: str) -> subprocess.CompletedProcess:
@@ -70,7 +70,7 @@ def test_the_table_has_every_model_with_the_parameters_that_dysample_adds(finish
 
 def test_the_same_numbers_stand_in_the_log_of_the_test(finished):
     work_dir, _ = finished
-    (log,) = (work_dir / "logs").glob("09-testing-segformer-with-dysample.log")
+    (log,) = (work_dir / "logs").glob("07-testing-segformer-with-dysample.log")
     logged = re.findall(r"mIoU: (\d+\.\d+)  mAcc: (\d+\.\d+)", log.read_text())[-1]
     row = re.search(r"SegFormer +DySample.*", (work_dir / "results.txt").read_text())[0]
     shown = re.search(r"mIoU (\S+) +mAcc (\S+)", row).groups()
@@ -146,7 +146,7 @@ def test_an_interrupted_demo_leaves_no_processes_and_says_how_to_go_on(tmp_path,
         env=ENVIRONMENT,
     )
     wait_for_line(process, "[2/")
-    wait_for(lambda: processes_of(work_dir) >= 2)
+    wait_for(lambda: processes_of(work_dir) >= 3)
     status, stderr = interrupt(process, sign)
     assert status == 130
     assert "to go on from here: bash tools/demo.sh --quick --work-dir" in stderr

@@ -1,6 +1,6 @@
 # Short enough for two CPU cores, long enough to learn the Shapes data set from random weights.
 _base_ = "mmseg::_base_/default_runtime.py"
-iterations = 700
+iterations = 600
 train_cfg = dict(type="IterBasedTrainLoop", max_iters=iterations, val_interval=iterations)
 val_cfg = dict(type="ValLoop")
 test_cfg = dict(type="TestLoop")
