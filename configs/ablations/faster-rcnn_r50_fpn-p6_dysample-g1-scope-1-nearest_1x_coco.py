@@ -1,0 +1,3 @@
+# DySample, Table 1: nearest initialization, without a scope factor
+_base_ = "../faster_rcnn/faster-rcnn_r50_fpn-p6_dysample_1x_coco.py"
+model = dict(neck=dict(upsample_cfg=dict(groups=1, scope_factor=1.0, initial_position="nearest")))

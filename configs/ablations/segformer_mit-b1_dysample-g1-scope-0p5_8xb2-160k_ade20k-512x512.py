@@ -1,0 +1,3 @@
+# DySample, Table 2: scope factor 0.5
+_base_ = "../segformer/segformer_mit-b1_dysample_8xb2-160k_ade20k-512x512.py"
+model = dict(decode_head=dict(upsample_cfg=dict(groups=1, scope_factor=0.5)))
