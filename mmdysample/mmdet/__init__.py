@@ -8,6 +8,7 @@ except ImportError as error:
     ) from error
 
 import mmdysample.mmcv  # noqa: F401 - registers the upsamplers
+from mmdysample.mmdet.fcn_mask_head import UpsampleFCNMaskHead
 from mmdysample.mmdet.fpn import UpsampleFPN
 
-__all__ = ["UpsampleFPN"]
+__all__ = ["UpsampleFCNMaskHead", "UpsampleFPN"]

@@ -1,0 +1,66 @@
+"""Mask R-CNN's mask head, with any upsampler before its last layer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch.nn.functional as F
+from mmdet.models.roi_heads.mask_heads import FCNMaskHead
+from mmdet.registry import MODELS
+from torch import Tensor
+
+from mmdysample.registry import build_upsampler, get_upsampler, list_upsamplers
+
+# What FCNMaskHead builds itself. Its 'deconv' is a 2x2 transposed convolution with a ReLU.
+_UPSTREAM_TYPES = (None, "deconv", "nearest", "bilinear", "carafe")
+
+
+@MODELS.register_module()
+class UpsampleFCNMaskHead(FCNMaskHead):
+    """mmdet's FCNMaskHead with a configurable upsampler.
+
+    Args:
+        upsample_cfg: ``dict(type='DySample', ...)``: what enlarges the mask features of a region,
+            twice unless ``scale_factor`` says otherwise. The names of FCNMaskHead ('deconv',
+            'nearest', 'bilinear', 'carafe', None) mean what they mean there; None as a whole is
+            FCNMaskHead's 'deconv'. As after FCNMaskHead's interpolations and CARAFE, nothing
+            stands between the upsampler and the last layer.
+        *args, **kwargs: as for mmdet's FCNMaskHead.
+
+    State-dict names: ``upsample.*``, as in FCNMaskHead.
+
+    Raises:
+        ValueError: the upsampler is guided. A region's features are cut from one level of the
+            pyramid, at the size that they have here: there is no finer feature to guide it.
+    """
+
+    def __init__(self, *args, upsample_cfg: dict | None = None, **kwargs) -> None:
+        if upsample_cfg is None:
+            upsample_cfg = dict(type="deconv", scale_factor=2)
+        is_dict = isinstance(upsample_cfg, Mapping)
+        if is_dict and upsample_cfg.get("type", "") in _UPSTREAM_TYPES:
+            super().__init__(*args, upsample_cfg=dict(upsample_cfg), **kwargs)
+            return
+        settings = dict(upsample_cfg) if is_dict else upsample_cfg
+        scale_factor = settings.pop("scale_factor", 2) if is_dict else 2
+        plain = dict(type="nearest", scale_factor=scale_factor)
+        super().__init__(*args, upsample_cfg=plain, **kwargs)
+        channels = self.conv_logits.in_channels
+        upsample = build_upsampler(settings, channels, scale_factor)
+        if upsample.guided:
+            unguided = [name for name in list_upsamplers() if not get_upsampler(name).guided]
+            raise ValueError(
+                f"UpsampleFCNMaskHead has no finer feature to guide {type(upsample).__name__}; "
+                f"set upsample_cfg to an upsampler without a guide: {', '.join(unguided)}"
+            )
+        self.upsample = upsample
+        self.upsample_cfg = settings
+        self.upsample_method = type(upsample).__name__
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Features of N regions (N, C, H, W) -> mask logits (N, num_classes, s*H, s*W)."""
+        if x.shape[0] or self.upsample_method in _UPSTREAM_TYPES:
+            return super().forward(x)
+        # PyTorch has no gradient of pixel_shuffle for an empty batch. A region of zeros, which is
+        # dropped in the end, keeps every parameter in the graph, as distributed training needs.
+        return super().forward(F.pad(x, (0, 0, 0, 0, 0, 0, 0, 1)))[:0]
