@@ -23,9 +23,9 @@ LAYERS = {
     "mmdysample": 2,
     "mmdysample.mmcv": 3,
     "mmdysample.mmdet": 4,
-    "mmdysample.mmseg": 4,
-    "mmdysample.engine": 5,
-    "tools": 6,
+    "mmdysample.mmseg": 5,  # its MaskFormer is mmdet's
+    "mmdysample.engine": 6,
+    "tools": 7,
 }
 # What `import mmdysample` reaches needs torch alone.
 CORE = [part for part, layer in LAYERS.items() if layer <= LAYERS["mmdysample"]]

@@ -1,4 +1,10 @@
-"""Hosts for mmseg: ``custom_imports = dict(imports=['mmdysample.mmseg'])`` in a config."""
+"""Hosts for mmseg: ``custom_imports = dict(imports=['mmdysample.mmseg'])`` in a config.
+
+mmseg's MaskFormer and Mask2Former are mmdet's: where mmdet is installed this import brings mmdet's
+hosts too (``type='mmdet.UpsamplePixelDecoder'``). mmseg's other models do not need it.
+"""
+
+from importlib.util import find_spec
 
 try:
     import mmseg  # noqa: F401 - only to say what is missing
@@ -7,7 +13,12 @@ except ImportError as error:
         f"mmdysample.mmseg needs mmsegmentation 1.x: pip install 'mmdysample[mmseg]' ({error})"
     ) from error
 
-import mmdysample.mmcv  # noqa: F401 - registers the upsamplers
+import mmdysample.mmcv
+from mmdysample.mmseg.boundary_iou import BoundaryIoUMetric
 from mmdysample.mmseg.segformer_head import UpsampleSegformerHead
+from mmdysample.mmseg.uper_head import UpsampleUPerHead
 
-__all__ = ["UpsampleSegformerHead"]
+if find_spec("mmdet") is not None:
+    import mmdysample.mmdet  # noqa: F401 - registers its hosts
+
+__all__ = ["BoundaryIoUMetric", "UpsampleSegformerHead", "UpsampleUPerHead"]
