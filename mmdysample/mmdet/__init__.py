@@ -10,16 +10,18 @@ except ImportError as error:
 import mmdysample.mmcv  # noqa: F401 - registers the upsamplers
 from mmdysample.mmdet.fcn_mask_head import UpsampleFCNMaskHead
 from mmdysample.mmdet.fpn import UpsampleFPN
-from mmdysample.mmdet.msdeformattn_pixel_decoder import UpsampleMSDeformAttnPixelDecoder
-from mmdysample.mmdet.pixel_decoder import (
-    UpsamplePixelDecoder,
-    UpsampleTransformerEncoderPixelDecoder,
+from mmdysample.mmdet.panoptic import (
+    CheckedCocoPanopticDataset,
+    LoadPanopticSegments,
+    PanopticLocalVisualizer,
+    PanopticQualityMetric,
 )
 
 __all__ = [
+    "CheckedCocoPanopticDataset",
+    "LoadPanopticSegments",
+    "PanopticLocalVisualizer",
+    "PanopticQualityMetric",
     "UpsampleFCNMaskHead",
     "UpsampleFPN",
-    "UpsampleMSDeformAttnPixelDecoder",
-    "UpsamplePixelDecoder",
-    "UpsampleTransformerEncoderPixelDecoder",
 ]

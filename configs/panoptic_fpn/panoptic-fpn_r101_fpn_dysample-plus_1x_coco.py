@@ -1,0 +1,2 @@
+_base_ = ["../_base_/panoptic-fpn_r101_fpn_1x_coco.py", "../_base_/upsamplers/dysample-plus.py"]
+model = dict(neck=dict(type="UpsampleFPN", upsample_cfg=_base_.upsample_cfg))
