@@ -10,3 +10,6 @@ test_pipeline = [
 ]
 val_dataloader = dict(dataset=dict(pipeline=test_pipeline))
 test_dataloader = val_dataloader
+
+val_evaluator = dict(type="BoundaryIoUMetric")
+test_evaluator = val_evaluator

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -12,7 +14,10 @@ from torch.nn import functional as F
 
 pytest.importorskip("mmseg", reason="needs mmseg: bash tools/setup_env.sh installs it")
 
+from mmengine.config import Config
+from mmengine.registry import DefaultScope
 from mmseg.evaluation import IoUMetric
+from mmseg.registry import METRICS
 
 from mmdysample.engine.errors import explain
 from mmdysample.mmseg import BoundaryIoUMetric
@@ -217,3 +222,22 @@ def test_two_processes_have_the_results_of_one(tmp_path):
     for rank in range(2):
         result = torch.load(tmp_path / f"{rank}.pth", weights_only=False)
         assert result == expected
+
+
+CONFIGS = Path(__file__).parents[2] / "configs"
+BASES = sorted((CONFIGS / "_base_").glob("*_ade20k-*.py"))
+
+
+@pytest.mark.parametrize("path", BASES, ids=lambda path: path.stem)
+def test_the_papers_configs_report_it(path):
+    cfg = Config.fromfile(path)
+    with DefaultScope.overwrite_default_scope("mmseg"):
+        for evaluator in (cfg.val_evaluator, cfg.test_evaluator):
+            metric = METRICS.build(evaluator)
+            assert type(metric) is BoundaryIoUMetric
+            assert (metric.metrics, metric.dilation_ratio) == (["mIoU"], 0.02)
+
+
+def test_there_are_configs_to_report_it():
+    families = {path.stem.split("_")[0] for path in BASES}
+    assert families == {"segformer", "maskformer", "mask2former", "upernet"}
