@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import subprocess
 import sys
@@ -38,8 +39,9 @@ ROWS += [("l", slug) for slug in ["nearest", "carafe", *SLUGS]]
 rows = pytest.mark.parametrize(("size", "slug"), ROWS)
 
 
+@functools.cache
 def build_head(name: str) -> nn.Module:
-    """The decode head of a config, without memory."""
+    """The decode head of a config, without memory; to look at."""
     cfg = load(name)
     with torch.device("meta"), DefaultScope.overwrite_default_scope("mmseg"):
         return MODELS.build(cfg.model.decode_head)

@@ -201,6 +201,7 @@ def test_one_empty_label_map_among_others_counts_nothing():
 
 
 def _evaluate_on(rank: int, folder: str, maps: list[tuple[Tensor, Tensor]]) -> None:
+    torch.set_num_threads(1)  # a forked process has lost its parent's threads
     torch.distributed.init_process_group(
         "gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2
     )
@@ -217,7 +218,15 @@ def _evaluate_on(rank: int, folder: str, maps: list[tuple[Tensor, Tensor]]) -> N
 )
 def test_two_processes_have_the_results_of_one(tmp_path):
     maps = [draw_pair(31, 40) for _ in range(5)]
-    torch.multiprocessing.spawn(_evaluate_on, (str(tmp_path), maps), nprocs=2)
+    # Forked, which spares both the imports.
+    processes = torch.multiprocessing.start_processes(
+        _evaluate_on, (str(tmp_path), maps), nprocs=2, join=False, start_method="fork"
+    )
+    try:
+        assert processes.join(timeout=60) or processes.join(timeout=60), "they hang"
+    finally:
+        for process in processes.processes:
+            process.kill()
     expected = evaluate(make(), maps)
     for rank in range(2):
         result = torch.load(tmp_path / f"{rank}.pth", weights_only=False)
