@@ -52,13 +52,13 @@ class ArgumentParser(argparse.ArgumentParser):
         self.exit(USER_ERROR_STATUS, f"error: {message} (--help lists the arguments)\n")
 
 
-def run_tool(main: Callable[[], None]) -> int:
-    """Run a tool's ``main`` and return its exit status.
+def run_tool(main: Callable[[], int | None]) -> int:
+    """Run a tool's ``main`` and return its exit status: what ``main`` returns, None for 0.
 
     ``MMDYSAMPLE_DEBUG=1`` in the environment shows the traceback of a user's error as well.
     """
     try:
-        main()
+        return main() or 0
     except KeyboardInterrupt as error:
         if is_rank_zero():
             print(f"\ninterrupted{_hint(error)}", file=sys.stderr, flush=True)
@@ -70,7 +70,6 @@ def run_tool(main: Callable[[], None]) -> int:
         _leave_to_rank_zero()
         print(f"error: {sentence}", file=sys.stderr, flush=True)
         return USER_ERROR_STATUS
-    return 0
 
 
 def explain(error: BaseException) -> str | None:

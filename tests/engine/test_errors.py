@@ -38,6 +38,7 @@ def raising(error: BaseException):
 
 def test_success():
     assert run_tool(lambda: None) == 0
+    assert run_tool(lambda: 3) == 3
 
 
 def test_users_error(capsys):

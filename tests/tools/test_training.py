@@ -108,7 +108,7 @@ def test_a_diverging_run_is_told_and_fails(shapes, tmp_path):
         "    cfg.optim_wrapper.optimizer.lr = 1e6\n"
         "    return cfg\n"
         "training.make_config = too_fast\n"
-        "sys.exit(training.main())\n"
+        "sys.exit(training.run_tool(training.main))\n"
     )
     options = ("dysample", "--models", "segformer", "--precisions", "float32", "--iterations", "10")
     result = subprocess.run(
