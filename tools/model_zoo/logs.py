@@ -1,0 +1,257 @@
+"""Runs, read from what tools/train.py and tools/test.py leave in a work dir.
+
+A work dir holds the config under its name, and of each start of a tool a folder named by its time:
+the config with all options in ``vis_data/config.py``, a training's scalars, one JSON object a line,
+in ``vis_data/scalars.json``, and a test's metrics in ``<time>.json``.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from mmengine.config import Config
+
+from .configs import load
+
+# What a training logs beside metrics, or an evaluation of them.
+NO_METRICS = ("lr", "base_lr", "loss", "iter", "epoch", "step", "time", "data_time", "memory")
+CHECKPOINT = re.compile(r"(?:best_.*_)?(?:epoch|iter)_(\d+)\.pth$")
+# Where the data lies and how it is loaded is not what is trained; nor is how the batch is divided
+# among GPUs, which the config does not know.
+FREE = {
+    *("data_root", "ann_file", "seg_prefix", "num_workers", "persistent_workers", "pin_memory"),
+    *("prefetch_factor", "batch_size", "val_interval", "val_begin", "backend_args", "init_cfg"),
+    *("pretrained", "file_client_args", "classwise", "outfile_prefix", "output_dir"),
+    "keep_results",
+}
+WRITERS = ("DumpDetResults", "DumpResults", "DumpWholeDetResults")
+TRAINED = ("model", "train_cfg", "optim_wrapper", "param_scheduler", "train_dataloader")
+TRAINED_AND_TESTED = (*TRAINED, "val_dataloader", "val_evaluator")
+TESTED = ("model", "test_dataloader", "test_evaluator")
+
+
+@dataclass
+class Run:
+    """One training of a config.
+
+    Args:
+        config: name of the config.
+        name: work dir and start.
+        seed: None if the config sets none.
+        length: epochs, or iterations if the training counts these.
+        evaluations: metrics by the epoch or iteration after which they were measured.
+    """
+
+    config: str
+    name: str
+    seed: int | None
+    length: int
+    evaluations: dict[int, dict[str, float]] = field(default_factory=dict)
+
+    @property
+    def finished(self) -> bool:
+        return self.length in self.evaluations
+
+
+def read_runs(
+    folder: Path, configs: dict[str, Path], notice: Callable[[str], None]
+) -> tuple[list[Run], int]:
+    """The runs of known configs in work dirs at or below ``folder``, and how many starts there are.
+
+    What is left out, and why, is given to ``notice``, a sentence each.
+    """
+    runs: dict[Path, Run] = {}  # the newest of each work dir
+    found: list[Run] = []
+    changed: set[Path] = set()  # work dirs of trainings with other settings: tests of them too
+    starts = [path.parent.parent for path in folder.rglob("vis_data/config.py")]
+    work_dirs = sorted({start.parent for start in starts})
+    names = {work_dir: config_name(work_dir, configs, notice) for work_dir in work_dirs}
+    # In the order of time; within a second a training comes before a test of it.
+    for start in sorted(starts, key=lambda start: (start.name, _test_of(start).is_file(), start)):
+        work_dir = start.parent
+        config = names[work_dir]
+        if config is None:
+            continue
+        settings = read_config(start / "vis_data" / "config.py", notice)
+        if settings is None:
+            continue
+        test, log = _test_of(start), start / "vis_data" / "scalars.json"
+        if not test.is_file() and not log.is_file():
+            notice(f"{start} has neither scalars nor metrics: it ended before it logged any")
+            continue
+        places = TESTED if test.is_file() else TRAINED_AND_TESTED
+        change = difference(settings, load(configs[config]), places)
+        if change:
+            notice(f"{start} is left out, because its settings are not those of {config}: {change}")
+            if not test.is_file():
+                changed.add(work_dir.resolve())
+                runs.pop(work_dir.resolve(), None)
+            continue
+        if test.is_file() and _tested_folder(settings) in changed:
+            notice(f"{start} is left out, because it tests a training that is left out")
+            continue
+        changed.discard(work_dir.resolve())
+        try:
+            run = _run_of(start, config, settings, runs, is_test=test.is_file())
+        except ValueError as error:
+            notice(f"{start} is left out: {error}")
+            continue
+        if not any(run is other for other in found):
+            found.append(run)
+        for step, metrics in read_metrics(test if test.is_file() else log, notice):
+            step = _tested_step(settings) if step is None else step
+            run.evaluations.setdefault(step, {}).update(metrics)
+    for run in found:
+        if not run.finished:
+            at = f"its last evaluation was after {max(run.evaluations)}" if run.evaluations else ""
+            notice(
+                f"{run.name} is left out: it was stopped before it was evaluated after the last of "
+                f"its {run.length} epochs or iterations; {at or 'there was no evaluation'}"
+            )
+    return [run for run in found if run.finished], len(starts)
+
+
+def _test_of(start: Path) -> Path:
+    """Where tools/test.py writes metrics, and tools/train.py nothing."""
+    return start / f"{start.name}.json"
+
+
+def config_name(
+    work_dir: Path, configs: dict[str, Path], notice: Callable[[str], None]
+) -> str | None:
+    """Name of the config of which the tools left a copy in a work dir."""
+    names = sorted(path.stem for path in work_dir.glob("*.py"))
+    known = [name for name in names if name in configs]
+    if len(known) == 1:
+        return known[0]
+    if known:
+        notice(f"{work_dir} is left out: it holds runs of several configs, {' and '.join(known)}")
+    else:
+        what = f"{', '.join(names)} is no config" if names else "there is no copy of a config"
+        notice(f"{work_dir} is left out: {what} of this project")
+    return None
+
+
+def read_config(path: Path, notice: Callable[[str], None]) -> Config | None:
+    try:
+        return Config.fromfile(path, import_custom_modules=False)
+    except Exception as error:
+        # A config is a program: whatever it raises is about it.
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        notice(f"{path.parent.parent} is left out: its config.py cannot be read ({reason})")
+        return None
+
+
+def read_metrics(
+    path: Path, notice: Callable[[str], None]
+) -> Iterator[tuple[int | None, dict[str, float]]]:
+    """The evaluations in a file of JSON lines: the step, None of a test, and its metrics."""
+    for number, line in enumerate(path.read_text(errors="replace").splitlines(), start=1):
+        try:
+            entry = json.loads(line)
+        except ValueError:
+            notice(f"line {number} of {path} is left out: it is cut off or no JSON")
+            continue
+        if not isinstance(entry, dict):
+            notice(f"line {number} of {path} is left out: it is no JSON object")
+            continue
+        if "lr" in entry or "loss" in entry:
+            continue  # of the training itself
+        metrics = {
+            key: float(value)
+            for key, value in entry.items()
+            if key not in NO_METRICS and isinstance(value, int | float)
+        }
+        undefined = sorted(key for key, value in metrics.items() if not math.isfinite(value))
+        if undefined:
+            notice(f"{', '.join(undefined)} in line {number} of {path} is no number: left out")
+        metrics = {key: value for key, value in metrics.items() if math.isfinite(value)}
+        if metrics:
+            yield entry.get("step"), metrics
+
+
+def difference(ours: Any, theirs: Any, places: tuple[str, ...]) -> str:
+    """The first setting that is not the config's own, empty if there is none."""
+    for place in places:
+        found = _difference(_plain(ours.get(place)), _plain(theirs.get(place)), place)
+        if found:
+            return found
+    return ""
+
+
+def _plain(value: Any) -> Any:
+    """Evaluators without those that only write predictions: a list of one is that one."""
+    if isinstance(value, list | tuple):
+        value = [each for each in value if each.get("type") not in WRITERS]
+        return value[0] if len(value) == 1 else value
+    return value
+
+
+def _difference(ours: Any, theirs: Any, place: str) -> str:
+    if isinstance(ours, dict) and isinstance(theirs, dict):
+        for key in {**theirs, **ours}:
+            if key not in FREE:
+                found = _difference(ours.get(key), theirs.get(key), f"{place}.{key}")
+                if found:
+                    return found
+        return ""
+    both = (ours, theirs)
+    if all(isinstance(value, list | tuple) for value in both) and len(ours) == len(theirs):
+        found = (
+            _difference(a, b, f"{place}[{i}]")
+            for i, (a, b) in enumerate(zip(ours, theirs, strict=True))
+        )
+        return next(filter(None, found), "")
+    return "" if ours == theirs else f"{place} is {_short(ours)}, not {_short(theirs)}"
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def _run_of(
+    start: Path, config: str, settings: Config, newest: dict[Path, Run], *, is_test: bool
+) -> Run:
+    """The run that a start of a tool belongs to: one it continues or tests, or a new one."""
+    work_dir = start.parent.resolve()
+    if is_test:
+        _tested_step(settings)
+        # A test may have a work dir of its own, and a work dir may have been moved.
+        for place in (_tested_folder(settings), work_dir):
+            if place in newest and newest[place].config == config:
+                return newest[place]
+        work_dir = _tested_folder(settings)
+    if is_test or not settings.get("resume") or work_dir not in newest:
+        seed = (settings.get("randomness") or {}).get("seed")
+        newest[work_dir] = Run(config, f"{start.parent.name}/{start.name}", seed, length(settings))
+    return newest[work_dir]
+
+
+def length(settings: Config) -> int:
+    """Epochs or iterations of a training."""
+    train_cfg = settings.get("train_cfg") or {}
+    found = train_cfg.get("max_epochs") or train_cfg.get("max_iters")
+    if not found:
+        raise ValueError("its config has neither train_cfg.max_epochs nor train_cfg.max_iters")
+    return int(found)
+
+
+def _tested_folder(settings: Config) -> Path:
+    return Path(str(settings.get("load_from"))).parent.resolve()
+
+
+def _tested_step(settings: Config) -> int:
+    checkpoint = str(settings.get("load_from"))
+    found = CHECKPOINT.search(checkpoint)
+    if found is None:
+        raise ValueError(
+            f"the checkpoint that was tested, {checkpoint}, is not named by an epoch or iteration"
+        )
+    return int(found[1])
