@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import sys
 
 import pytest
@@ -13,6 +14,11 @@ with contextlib.suppress(ImportError):
     import setuptools  # noqa: F401
 
 import torch
+
+# Where there is no GPU the Triton kernels run in Triton's interpreter, which has to be said before
+# Triton is imported.
+if not torch.cuda.is_available():
+    os.environ.setdefault("TRITON_INTERPRET", "1")
 
 from tests.utils import DEVICES
 

@@ -9,7 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from mmdysample.ops import point_sample_ops
+from mmdysample.ops.backend import uses_triton
 from mmdysample.ops.precision import float32_or_more
+from mmdysample.ops.window_ops import is_exporting
 
 
 def point_sample(x: Tensor, offset: Tensor, scale_factor: int = 2, groups: int = 1) -> Tensor:
@@ -31,7 +34,8 @@ def point_sample(x: Tensor, offset: Tensor, scale_factor: int = 2, groups: int =
         groups: g; each of the g groups of C/g consecutive channels has its own points.
 
     Returns:
-        (B, C, s*H, s*W) in the dtype of ``x``. Positions and interpolation are computed in float32,
+        (B, C, s*H, s*W) in the dtype of ``x``; by Triton (:mod:`backend`) in its memory format,
+        else contiguous. Positions and interpolation are computed in float32,
         in float64 if ``x`` is.
 
     Raises:
@@ -40,11 +44,18 @@ def point_sample(x: Tensor, offset: Tensor, scale_factor: int = 2, groups: int =
     s, g = scale_factor, groups
     if x.dim() != 4 or x.shape[1] % g:
         raise ValueError(f"x must be (B, C, H, W) with C divisible by {g=}, got {tuple(x.shape)}")
-    batch, channels, height, width = x.shape
+    batch, _, height, width = x.shape
     expected = (batch, 2 * g * s * s, height, width)
     if offset.shape != expected:
         raise ValueError(f"offset must be {expected} for {s=}, {g=}, got {tuple(offset.shape)}")
+    if not is_exporting() and uses_triton("point_sample", s * s * height * width, x, offset):
+        return point_sample_ops.point_sample(x, offset, s, g)
+    return _by_grid_sample(x, offset, s, g)
 
+
+def _by_grid_sample(x: Tensor, offset: Tensor, s: int, g: int) -> Tensor:
+    """The same in PyTorch's operators."""
+    batch, channels, height, width = x.shape
     dtype = float32_or_more(x.dtype)
     offset = offset.to(dtype).reshape(batch, 2, g, s, s, height, width)
     center_x = torch.arange(width, dtype=dtype, device=x.device) + 0.5

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from mmdysample.ops import window_tiles
+from mmdysample.ops.backend import uses_triton
 
 _library = torch.library.Library("mmdysample", "DEF")
 _SETTINGS = "int kernel_size, int scale_factor, int groups, SymInt room, ScalarType dtype"
@@ -19,30 +20,40 @@ _SETTINGS = "int kernel_size, int scale_factor, int groups, SymInt room, ScalarT
 def _define(
     name: str,
     maps: tuple[str, str],
-    compute: Callable[..., Tensor],
     shape: Callable[..., tuple[int, ...]],
 ) -> None:
-    """Register ``compute``; :class:`_WindowProduct` differentiates it.
+    """Register a window product; :class:`_WindowProduct` differentiates it.
 
     Args:
-        name: name of the operator, in ``torch.ops.mmdysample``.
+        name: name of the product in :mod:`window_tiles` and :mod:`window_triton`, and after
+            ``window_`` of the operator in ``torch.ops.mmdysample``.
         maps: which of the three maps of the trilinear form it takes.
-        compute: as in :mod:`window_tiles`.
         shape: (maps and settings) -> the shape of the result, in the layout of ``maps[0]``.
     """
-    _library.define(f"{name}(Tensor {maps[0]}, Tensor {maps[1]}, {_SETTINGS}) -> Tensor")
-    _library.impl(name, compute, "CompositeExplicitAutograd")
+    tiled = getattr(window_tiles, name)
+
+    def compute(first: Tensor, second: Tensor, *settings) -> Tensor:
+        fine = first if maps[0] == "pixels" else second
+        if not uses_triton(name, fine.shape[2] * fine.shape[3], first, second):
+            return tiled(first, second, *settings)
+        from mmdysample.ops import window_triton
+
+        return getattr(window_triton, name)(first, second, *settings)
+
+    operator_name = f"window_{name}"
+    _library.define(f"{operator_name}(Tensor {maps[0]}, Tensor {maps[1]}, {_SETTINGS}) -> Tensor")
+    _library.impl(operator_name, compute, "CompositeExplicitAutograd")
 
     def describe(first: Tensor, second: Tensor, *settings) -> Tensor:
         return window_tiles.like_layout(first, shape(first, second, *settings), settings[-1])
 
-    _library.impl(name, describe, "Meta")
-    operator = getattr(torch.ops.mmdysample, name).default
+    _library.impl(operator_name, describe, "Meta")
+    operator = getattr(torch.ops.mmdysample, operator_name).default
 
     def autograd(first: Tensor, second: Tensor, *settings) -> Tensor:
         return _WindowProduct.apply(operator, maps, first, second, *settings)
 
-    _library.impl(name, autograd, "Autograd")
+    _library.impl(operator_name, autograd, "Autograd")
 
 
 class _WindowProduct(torch.autograd.Function):
@@ -73,21 +84,18 @@ class _WindowProduct(torch.autograd.Function):
 
 
 _define(
-    "window_weighted_sum",
+    "weighted_sum",
     ("coarse", "kernel"),
-    window_tiles.weighted_sum,
     lambda coarse, kernel, k, s, g, *_: window_tiles.pixels_shape(coarse, s),
 )
 _define(
-    "window_inner_product",
+    "inner_product",
     ("pixels", "coarse"),
-    window_tiles.inner_product,
     lambda pixels, coarse, k, s, g, *_: window_tiles.kernel_shape(coarse, k, s, g),
 )
 _define(
-    "window_scattered_sum",
+    "scattered_sum",
     ("pixels", "kernel"),
-    window_tiles.scattered_sum,
     lambda pixels, kernel, k, s, g, *_: window_tiles.coarse_shape(pixels, s),
 )
 

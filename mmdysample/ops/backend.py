@@ -1,0 +1,147 @@
+"""Which path computes a primitive: PyTorch's own operators, or fused Triton kernels.
+
+The Triton kernels run on NVIDIA GPUs. They are chosen by the device of the tensors, never by the
+caller's code; a primitive's result does not depend on the path beyond rounding. Which path was
+taken and why is logged at debug level by the logger ``mmdysample``.
+
+``MMDYSAMPLE_BACKEND`` in the environment, :func:`set_backend` and :func:`use_backend` take
+
+- ``auto``: Triton wherever it can be used (the default);
+- ``torch``: never Triton;
+- ``triton``: Triton, or a RuntimeError that says why it cannot be used.
+
+With ``TRITON_INTERPRET=1`` in the environment before the first import, ``triton`` also works on
+CPU tensors: Triton's interpreter runs the kernels, slowly, which is how they are tested.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import logging
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+BACKENDS = ("auto", "torch", "triton")
+VARIABLE = "MMDYSAMPLE_BACKEND"
+OLDEST_TRITON = (3, 0)
+OLDEST_CAPABILITY = (7, 0)
+DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+# Positions within one map are counted in 32 bits, with room for a block beyond its end. Everything
+# else is counted in 64.
+MOST_PIXELS = 2**31 - 2**16
+
+_logger = logging.getLogger("mmdysample")
+
+
+def _checked(backend: str, source: str) -> str:
+    if backend not in BACKENDS:
+        raise ValueError(f"{source} must be one of {', '.join(BACKENDS)}, got {backend!r}")
+    return backend
+
+
+def _why_triton_is_unusable() -> str | None:
+    """Without importing Triton, which takes a second and is left to when it is needed."""
+    spec = importlib.util.find_spec("triton")
+    if spec is None or spec.origin is None:
+        return "Triton is not installed"
+    source = Path(spec.origin).read_text(encoding="utf-8")
+    version = re.search(r"""__version__ = ['"]((\d+)\.(\d+)[^'"]*)""", source)
+    if version is None or (int(version[2]), int(version[3])) < OLDEST_TRITON:
+        found = version[1] if version else "an unknown version"
+        return f"Triton is {found}, and {OLDEST_TRITON[0]}.{OLDEST_TRITON[1]} is the oldest usable"
+    if torch.version.hip:
+        return "only NVIDIA's GPUs are supported"
+    return None
+
+
+# Plain values of the module: torch.compile reads them while it traces, and guards on them.
+_backend = _checked(os.environ.get(VARIABLE, "auto"), VARIABLE)
+_unusable = _why_triton_is_unusable()
+_interpreted = os.environ.get("TRITON_INTERPRET") == "1"
+_capable: dict[int | None, bool] = {}
+
+_is_compiling = getattr(torch.compiler, "is_compiling", None) or torch._utils.is_compiling
+
+
+def get_backend() -> str:
+    """'auto', 'torch' or 'triton'."""
+    return _backend
+
+
+def set_backend(backend: str) -> None:
+    """Use ``backend``, one of 'auto', 'torch' and 'triton', from now on.
+
+    Raises:
+        ValueError: another value.
+    """
+    global _backend
+    _backend = _checked(backend, "backend")
+
+
+@contextlib.contextmanager
+def use_backend(backend: str) -> Iterator[None]:
+    """:func:`set_backend` for the body of a ``with`` statement, in every thread."""
+    before = get_backend()
+    set_backend(backend)
+    try:
+        yield
+    finally:
+        set_backend(before)
+
+
+def uses_triton(operation: str, pixels: int, *maps: Tensor) -> bool:
+    """Whether the Triton kernels compute ``operation`` on ``maps``.
+
+    Args:
+        operation: for the log.
+        pixels: of a result's channel, s*H * s*W.
+        maps: all floating-point tensors that go in; on one device.
+
+    Raises:
+        RuntimeError: Triton is demanded and cannot be used.
+    """
+    reason = _reason_against(pixels, maps)
+    if reason is not None and _backend == "triton":
+        raise RuntimeError(
+            f"{VARIABLE}=triton or set_backend('triton') demands Triton for {operation}, "
+            f"but {reason}"
+        )
+    if not _is_compiling() and _logger.isEnabledFor(logging.DEBUG):
+        path = "Triton" if reason is None else f"PyTorch: {reason}"
+        shapes = ", ".join(str(tuple(value.shape)) for value in maps)
+        _logger.debug("%s of %s by %s", operation, shapes, path)
+    return reason is None
+
+
+def _reason_against(pixels: int, maps: tuple[Tensor, ...]) -> str | None:
+    """None if Triton can be used and should be."""
+    if _backend == "torch":
+        return "Triton is switched off"
+    kind = maps[0].device.type
+    if kind != "cuda" and not (kind == "cpu" and _interpreted and _backend == "triton"):
+        return f"tensors are on {kind}, and Triton is for CUDA"
+    if _unusable is not None:
+        return _unusable
+    for value in maps:
+        if value.dtype not in DTYPES:
+            return f"{value.dtype} is not supported"
+    if pixels > MOST_PIXELS:
+        return f"a channel of the result has more than {MOST_PIXELS} pixels"
+    if not _is_compiling():  # the compiler knows no functorch, and compiles for such GPUs alone
+        if torch._C._are_functorch_transforms_active():
+            return "functorch transforms are active"
+        if kind == "cuda" and not _is_capable(maps[0].device.index):
+            return f"the GPU is older than compute capability {OLDEST_CAPABILITY}"
+    return None
+
+
+def _is_capable(device: int | None) -> bool:
+    if device not in _capable:
+        _capable[device] = torch.cuda.get_device_capability(device) >= OLDEST_CAPABILITY
+    return _capable[device]
