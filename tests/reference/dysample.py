@@ -109,8 +109,22 @@ def dysample_torch(
     else:
         factor = 0.5 if scope_factor is None else scope_factor
         offset = offset * factor * torch.sigmoid(project(scope_weight, scope_bias))
-    offset = offset.reshape(batch, 2, g, s * height, s * width)
+    return _sample_shuffled(x, offset, s, g, initial_position)
 
+
+def point_sample_torch(x: Tensor, offset: Tensor, scale_factor: int = 2, groups: int = 1) -> Tensor:
+    """The primitive that way: offsets (B, 2*g*s*s, H, W) from pixel centres."""
+    offset = F.pixel_shuffle(offset, scale_factor)
+    return _sample_shuffled(x, offset, scale_factor, groups, "nearest")
+
+
+def _sample_shuffled(
+    x: Tensor, offset: Tensor, scale_factor: int, groups: int, initial_position: str
+) -> Tensor:
+    """Offsets (B, 2*g, s*H, s*W) -> coordinates as grid_sample takes them -> (B, C, s*H, s*W)."""
+    s, g = scale_factor, groups
+    batch, channels, height, width = x.shape
+    offset = offset.reshape(batch, 2, g, s * height, s * width)
     # Output pixel p lies at (p + 0.5) / s - 0.5 in input pixels; for 'nearest' at p // s.
     rows = torch.arange(s * height, dtype=x.dtype, device=x.device)
     columns = torch.arange(s * width, dtype=x.dtype, device=x.device)

@@ -1,80 +1,278 @@
-"""What is measured: operations, their rivals, and the shapes to measure them at."""
+"""What is measured: every primitive and every upsampler, and other ways to compute the same.
+
+An operation is built for a shape; its *ways* work on the same tensors:
+
+ours      the library
+torch     the library without its GPU kernels, on a GPU
+naive     the operator as a paper writes it, in plain PyTorch (tests/reference/)
+bilinear  F.interpolate on the same map, which no learned upsampler computes: the usual yardstick
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+import runpy
+import sys
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from mmdysample.ops import local_similarity, reassemble
+from mmdysample import DySample, Upsampler, build_upsampler
+from mmdysample.ops import local_similarity, point_sample, reassemble
+from mmdysample.ops.backend import use_backend
+from tests.reference.dysample import dysample_torch, point_sample_torch
 from tests.reference.local_similarity import local_similarity_unfolded
 from tests.reference.reassemble import reassemble_unfolded
 
-
-@dataclass(frozen=True)
-class Operation:
-    """An operation of the library and another way to compute the same.
-
-    Attributes:
-        name: as in the report.
-        ours, rival: (first, second, kernel_size, scale_factor) -> result.
-        rival_name: the other way, in a word.
-        inputs: (shape) -> the two inputs, float32 on the CPU.
-    """
-
-    name: str
-    ours: Callable[..., Tensor]
-    rival: Callable[..., Tensor]
-    rival_name: str
-    inputs: Callable[[Shape], tuple[Tensor, Tensor]]
+PRESETS = Path(__file__).resolve().parents[2] / "configs/_base_/upsamplers"
+FORMATS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
+NAIVE = {
+    "reassemble": reassemble_unfolded,
+    "local_similarity": local_similarity_unfolded,
+    "point_sample": point_sample_torch,
+}
 
 
-@dataclass(frozen=True)
-class Shape:
-    """A map (B, C, H, W), upsampled s times through windows of K*K."""
+class Shape(NamedTuple):
+    """A map (B, C, H, W), upsampled s times; windows of K*K where the operation takes a size."""
 
     batch: int
     channels: int
     height: int
     width: int
-    kernel_size: int
-    scale_factor: int
+    scale_factor: int = 2
+    kernel_size: int = 5
 
     def __str__(self) -> str:
         size = f"{self.batch}x{self.channels}x{self.height}x{self.width}"
-        return f"{size}-k{self.kernel_size}-s{self.scale_factor}"
+        return f"{size} s{self.scale_factor}"
 
 
-def reassemble_inputs(shape: Shape) -> tuple[Tensor, Tensor]:
+class Place(NamedTuple):
+    """Where tensors lie and how. ``rounded_to``: a dtype that values have been rounded to."""
+
+    device: str
+    dtype: torch.dtype
+    memory_format: str = "contiguous"
+    rounded_to: torch.dtype | None = None
+
+    def put(self, x: Tensor) -> Tensor:
+        if self.rounded_to is not None:
+            x = x.to(self.rounded_to)
+        return x.to(self.device, self.dtype).contiguous(memory_format=FORMATS[self.memory_format])
+
+
+@dataclass
+class Work:
+    """An operation on tensors.
+
+    Attributes:
+        ways: name -> call that returns the result; 'ours' is the first.
+        inputs: maps that it must read, which gradients are taken of.
+        parameters: weights, which gradients are taken of too.
+        flops: of one sample, or None if nothing says how many.
+        weights: how many weights without biases and normalisations, as the papers count.
+    """
+
+    ways: dict[str, Callable[[], Tensor]]
+    inputs: tuple[Tensor, ...]
+    parameters: tuple[Tensor, ...] = ()
+    flops: int | None = None
+    weights: int = 0
+
+
+class Operation(NamedTuple):
+    """Something to measure. ``make(shape, place)`` makes the tensors, always the same ones."""
+
+    name: str
+    make: Callable[[Shape, Place], Work]
+
+    def build(self, shape: Shape, place: Place) -> Work:
+        """The work, on a GPU with the way 'torch' too."""
+        work = self.make(shape, place)
+        if place.device != "cpu" and set(work.ways) != {"ours"}:
+            work.ways["torch"] = partial(without_kernels, work.ways["ours"])
+        return work
+
+
+def without_kernels(call: Callable[[], Tensor]) -> Tensor:
+    with use_backend("torch"):
+        return call()
+
+
+def random(*size: int) -> Tensor:
+    return torch.randn(size)
+
+
+def upsampled(shape: Shape) -> tuple[int, int]:
+    return shape.scale_factor * shape.height, shape.scale_factor * shape.width
+
+
+def build_reassemble(shape: Shape, place: Place) -> Work:
     """Features, and kernels as a softmax gives them."""
-    s, k = shape.scale_factor, shape.kernel_size
-    x = torch.randn(shape.batch, shape.channels, shape.height, shape.width)
-    logits = torch.randn(shape.batch, k * k, s * shape.height, s * shape.width)
-    return x, logits.softmax(1)
+    torch.manual_seed(0)
+    x = place.put(random(*shape[:4]))
+    kernel = place.put(random(shape.batch, shape.kernel_size**2, *upsampled(shape)).softmax(1))
+    arguments = (x, kernel, shape.kernel_size, shape.scale_factor)
+    ways = dict(
+        ours=partial(reassemble, *arguments), naive=partial(reassemble_unfolded, *arguments)
+    )
+    return Work(ways, (x, kernel))
 
 
-def similarity_inputs(shape: Shape) -> tuple[Tensor, Tensor]:
+def build_local_similarity(shape: Shape, place: Place) -> Work:
     """Queries and keys with inner products around 1."""
-    s, root = shape.scale_factor, shape.channels**0.5
-    query = torch.randn(shape.batch, shape.channels, s * shape.height, s * shape.width) / root
-    return query, torch.randn(shape.batch, shape.channels, shape.height, shape.width)
+    torch.manual_seed(0)
+    query = random(shape.batch, shape.channels, *upsampled(shape)) / shape.channels**0.5
+    query, key = place.put(query), place.put(random(*shape[:4]))
+    arguments = (query, key, shape.kernel_size, shape.scale_factor)
+    ways = dict(
+        ours=partial(local_similarity, *arguments),
+        naive=partial(local_similarity_unfolded, *arguments),
+    )
+    return Work(ways, (query, key))
 
 
-OPERATIONS = (
-    Operation("reassemble", reassemble, reassemble_unfolded, "unfold", reassemble_inputs),
-    Operation(
-        "local_similarity",
-        local_similarity,
-        local_similarity_unfolded,
-        "unfold",
-        similarity_inputs,
-    ),
+def build_point_sample(shape: Shape, place: Place) -> Work:
+    """Points a quarter of a pixel around where bilinear interpolation has them; four groups."""
+    torch.manual_seed(0)
+    s, groups = shape.scale_factor, 4
+    x = place.put(random(*shape[:4]))
+    start = DySample(groups, s, groups=groups).init_pos
+    offset = start + 0.25 * random(shape.batch, 2 * groups * s**2, shape.height, shape.width)
+    offset = place._replace(dtype=torch.float32).put(offset)  # coordinates always are
+    ways = dict(
+        ours=lambda: point_sample(x, offset, s, groups),
+        naive=lambda: point_sample_torch(x, offset.to(place.dtype), s, groups),
+    )
+    return Work(ways, (x, offset))
+
+
+def build_bilinear(shape: Shape, place: Place) -> Work:
+    torch.manual_seed(0)
+    x = place.put(random(*shape[:4]))
+    return Work(dict(ours=partial(interpolate, x, shape.scale_factor)), (x,))
+
+
+def interpolate(x: Tensor, scale_factor: int) -> Tensor:
+    return F.interpolate(x, scale_factor=scale_factor, mode="bilinear", align_corners=False)
+
+
+def build_preset(upsample_cfg: dict, shape: Shape, place: Place) -> Work:
+    """An upsampler of configs/_base_/upsamplers, with a guide of as many channels."""
+    torch.manual_seed(0)
+    upsampler = build_upsampler(upsample_cfg, shape.channels, shape.scale_factor)
+    if isinstance(upsampler, DySample):
+        # As after training: points a quarter of a pixel around where they start.
+        torch.nn.init.normal_(upsampler.offset.weight, std=upsampler.offset.in_channels**-0.5)
+    if place.rounded_to is not None:
+        upsampler.to(place.rounded_to)
+    upsampler.to(place.device, place.dtype)
+    x = place.put(random(*shape[:4]))
+    guide = place.put(random(shape.batch, shape.channels, *upsampled(shape)))
+    arguments = (x, guide) if upsampler.guided else (x,)
+
+    ways: dict[str, Callable[[], Tensor]] = dict(ours=partial(upsampler, *arguments))
+    naive = naive_way(upsampler, *arguments)
+    if naive is not None:
+        ways["naive"] = naive
+    if not upsampler.any_size:
+        ways["bilinear"] = partial(interpolate, x, shape.scale_factor)
+    return Work(
+        ways,
+        arguments,
+        tuple(upsampler.parameters()),
+        None if upsampler.any_size else sum(upsampler.flops(shape.height, shape.width).values()),
+        sum(p.numel() for p in upsampler.parameters() if p.dim() > 1),
+    )
+
+
+def naive_way(upsampler: Upsampler, *arguments: Tensor) -> Callable[[], Tensor] | None:
+    """The same operator as its paper writes it; None if it is a few layers of PyTorch anyway."""
+    if isinstance(upsampler, DySample):
+        scope = upsampler.scope if upsampler.dyscope else None
+        return partial(
+            dysample_torch,
+            arguments[0],
+            upsampler.offset.weight,
+            upsampler.offset.bias,
+            None if scope is None else scope.weight,
+            None if scope is None else scope.bias,
+            scale_factor=upsampler.scale_factor,
+            groups=upsampler.groups,
+            style=upsampler.style,
+        )
+    module = sys.modules[type(upsampler).__module__]
+    if not any(hasattr(module, name) for name in NAIVE):
+        return None
+
+    def run() -> Tensor:
+        with naive_primitives(module):
+            return upsampler(*arguments)
+
+    return run
+
+
+@contextlib.contextmanager
+def naive_primitives(module) -> Iterator[None]:
+    """Let a module of the library use the plain formulations of the primitives."""
+    ours = {name: getattr(module, name) for name in NAIVE if hasattr(module, name)}
+    try:
+        for name in ours:
+            setattr(module, name, NAIVE[name])
+        yield
+    finally:
+        for name, function in ours.items():
+            setattr(module, name, function)
+
+
+def read_presets() -> dict[str, dict]:
+    """Name -> ``upsample_cfg``; these files need no mmengine to be read."""
+    paths = sorted(PRESETS.glob("*.py"))
+    return {path.stem: runpy.run_path(str(path))["upsample_cfg"] for path in paths}
+
+
+PRIMITIVES = (
+    Operation("point_sample", build_point_sample),
+    Operation("reassemble", build_reassemble),
+    Operation("local_similarity", build_local_similarity),
 )
+UPSAMPLERS = tuple(
+    Operation(name, partial(build_preset, cfg)) for name, cfg in read_presets().items()
+)
+OPERATIONS = {operation.name: operation for operation in (*PRIMITIVES, *UPSAMPLERS)}
 
-# The first is the one that ratios are quoted at: a stage of a feature pyramid, 60x60 -> 120x120.
-SHAPES = {
-    "reassemble": (Shape(1, 256, 60, 60, 5, 2), Shape(2, 256, 25, 38, 5, 2)),
-    "local_similarity": (Shape(1, 32, 60, 60, 5, 2), Shape(2, 64, 25, 38, 5, 2)),
-}
+STAGE = Shape(1, 256, 60, 60)
+"""A stage of a feature pyramid, 60x60 -> 120x120."""
+FIGURE_8 = Shape(1, 256, 120, 120)
+"""What Figure 8 of the DySample paper is measured at, with a guide of 256x240x240."""
+EMBEDDING = 32
+"""Channels that similarities are taken in: SAPA's d."""
+
+
+def at(operation: str, shape: Shape) -> Shape:
+    """The shape for an operation: similarities are taken in an embedding."""
+    return shape._replace(channels=EMBEDDING) if operation == "local_similarity" else shape
+
+
+def sweeps(operation: str) -> dict[str, list[Shape]]:
+    """How cost grows: one extent at a time, from a stage's shape."""
+    base = at(operation, STAGE)
+    height, width, channels = base.height, base.width, base.channels
+    by_name = {
+        "size": [base._replace(height=height * n // 2, width=width * n // 2) for n in (1, 2, 4, 8)],
+        "channels": [base._replace(channels=channels * n // 4) for n in (1, 2, 4, 8)],
+        "scale_factor": [
+            base._replace(height=height // 2, width=width // 2, scale_factor=n) for n in (2, 4, 8)
+        ],
+        "batch": [base._replace(batch=base.batch * n) for n in (1, 2, 4, 8)],
+    }
+    if operation in ("a2u", "indexnet", "indexnet-m2o"):
+        del by_name["scale_factor"]  # they upsample by 2 alone
+    return by_name

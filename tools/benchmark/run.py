@@ -1,85 +1,176 @@
-"""Time the library's primitives against straightforward ways to compute the same.
+"""Time the library against plain formulations of the same operators, and against bilinear.
 
-    python tools/benchmark/run.py                      # the ratios that are quoted, on the CPU
-    python tools/benchmark/run.py --all --csv out.csv  # every shape, layout and dtype
+    python tools/benchmark/run.py                                    # primitives, on the CPU
+    python tools/benchmark/run.py --suite latency --out results      # Figure 8: every upsampler
+    python tools/benchmark/run.py --suite all --device cuda --out results
+    python tools/benchmark/plot.py results                           # pictures of the results
 
-Both ways run in turn in one process. Nothing is printed for a case whose results disagree: the exit
-status is 1 then. Ratios are worth quoting from an idle machine; the load average is in every row.
+Suites:
+    ratios    the primitives at a stage of a feature pyramid, 60x60 -> 120x120
+    latency   every upsampler at 256x120x120 -> 240x240, as Figure 8 of the DySample paper
+    sweeps    how time grows with size, channels, scale factor and batch
+    all       these three
+
+The ways of an operation run in turn in one process, after their results have been compared:
+nothing is printed for an operation whose results disagree, and the exit status is 1. Ratios are
+worth quoting from an idle machine; the load average is in every row. --out writes results.csv and
+results.json after each case, so what an interrupted run has measured is kept.
 """
 
 from __future__ import annotations
 
 import argparse
-import itertools
 import os
 import sys
+import time
 from pathlib import Path
 
-os.environ.setdefault("KINETO_LOG_LEVEL", "5")  # the profiler, which counts memory, is chatty
-
-import torch
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # for tests.reference, the rivals
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # for tests.reference
 try:
-    from operations import OPERATIONS, SHAPES
+    import operations
 except ModuleNotFoundError as error:
     if error.name is None or not error.name.startswith("tests"):
         raise
-    sys.exit("the rivals are in tests/reference/: run this from a checkout of the repository")
+    sys.exit("the naive ways are in tests/reference/: run this from a checkout of the repository")
 
-from measure import FORMATS, Case, DisagreementError, measure
-from report import describe, table, write_csv
+import report
+import torch
+from measure import Case, DisagreementError, copy_bandwidth, measure
+from operations import FIGURE_8, OPERATIONS, PRIMITIVES, STAGE, UPSAMPLERS, Place, Shape
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+SUITES = ("ratios", "latency", "sweeps")
+REPEATS = {"cpu": 10, "cuda": 50}
+OUT_FILES = ("results.csv", "results.json")
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=Formatter)
-    names = [operation.name for operation in OPERATIONS]
-    parser.add_argument("operations", nargs="*", metavar="OPERATION", help=", ".join(names))
-    parser.add_argument("--all", action="store_true", help="every shape, layout and dtype")
-    parser.add_argument("--repeats", type=positive, default=20, help="timed runs of each way")
-    parser.add_argument("--threads", type=positive, help="of PyTorch; default: its own choice")
-    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
-    parser.add_argument("--csv", type=Path, metavar="FILE", help="write every column to FILE")
-    args = parser.parse_args(arguments)
-    unknown = [name for name in args.operations if name not in names]
-    if unknown:
-        parser.error(f"unknown operation {unknown[0]!r}; accepted are {', '.join(names)}")
-    if args.device == "cuda" and not torch.cuda.is_available():
-        parser.error("--device cuda: PyTorch sees no CUDA GPU here")
-    if args.csv and not (args.csv.parent.is_dir() and os.access(args.csv.parent, os.W_OK)):
-        parser.error(f"--csv: cannot write to the folder {args.csv.parent}")
+    args = parse_args(arguments)
     if args.threads:
         torch.set_num_threads(args.threads)
-
-    rows = []
-    chosen = cases(args.operations or names, args.all, args.device)
-    for number, case in enumerate(chosen, 1):
-        say(f"{number}/{len(chosen)} {case.operation.name} {case.shape}")
-        try:
-            rows.append(describe(case, measure(case, args.repeats)))
-        except DisagreementError as error:
-            say("")
-            print(f"no ratios: {error}", file=sys.stderr)
-            return 1
-    say("")
-    print(table(rows))
-    if args.csv:
-        write_csv(args.csv, rows)
+    chosen = cases(args)
+    if not chosen:
+        print("nothing to measure: these operations are in none of the suites", file=sys.stderr)
+        return 2
+    bandwidth = copy_bandwidth(args.device)
+    rows: list[report.Row] = []
+    start = time.monotonic()
+    try:
+        for number, case in enumerate(chosen):
+            say(f"{number + 1}/{len(chosen)} {case.operation.name} {case.shape}", start, number)
+            rows += report.describe(case, *measure(case, args.repeats), bandwidth)
+            if args.out:
+                report.write(args.out, rows)
+    except DisagreementError as error:
+        say("", start, 0)
+        print(f"no ratios: {error}", file=sys.stderr)
+        return 1
+    except torch.cuda.OutOfMemoryError as error:
+        say("", start, 0)
+        print(f"out of memory at {case.operation.name} {case.shape}: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        say("", start, 0)
+        kept = f"; {len(rows)} rows are in {args.out}" if args.out and rows else ""
+        print(f"interrupted{kept}", file=sys.stderr)
+        return 130
+    say("", start, 0)
+    show(rows)
     return 0
 
 
-def cases(names: list[str], everything: bool, device: str) -> list[Case]:
-    formats = list(FORMATS) if everything else ["contiguous"]
-    dtypes = list(DTYPES.values()) if everything else [torch.float32]
+def parse_args(arguments: list[str] | None) -> argparse.Namespace:
+    summary, _, details = __doc__.partition("\n\n")
+    parser = argparse.ArgumentParser(
+        description=summary, epilog=details, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "operations", nargs="*", metavar="OPERATION", help=f"{', '.join(OPERATIONS)} (all)"
+    )
+    parser.add_argument("--suite", choices=(*SUITES, "all"), default="ratios", help="(ratios)")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="(cpu)")
+    parser.add_argument(
+        "--dtypes", nargs="+", choices=DTYPES, help="float32; on a GPU of the first suites, all"
+    )
+    parser.add_argument(
+        "--formats", nargs="+", choices=operations.FORMATS, default=["contiguous"], help="layouts"
+    )
+    parser.add_argument(
+        "--repeats", type=positive, help="timed runs of each way: 10 on a CPU, 50 on a GPU"
+    )
+    parser.add_argument("--threads", type=positive, help="of PyTorch; default: its own choice")
+    parser.add_argument("--out", type=Path, metavar="FOLDER", help="write CSV and JSON there")
+    args = parser.parse_args(arguments)
+    unknown = [name for name in args.operations if name not in OPERATIONS]
+    if unknown:
+        names = ", ".join(OPERATIONS)
+        parser.error(f"unknown operation {unknown[0]!r}; accepted are {names}")
+    if args.device == "cuda" and not torch.cuda.is_available():
+        parser.error("--device cuda: PyTorch sees no CUDA GPU here")
+    if args.out:
+        prepare_folder(parser, args.out)
+    args.repeats = args.repeats or REPEATS[args.device]
+    return args
+
+
+def prepare_folder(parser: argparse.ArgumentParser, folder: Path) -> None:
+    if folder.exists() and not folder.is_dir():
+        parser.error(f"--out {folder} is a file; it must be a folder")
+    there = [name for name in OUT_FILES if (folder / name).exists()]
+    if there:
+        parser.error(f"--out {folder} has {there[0]} already; choose another folder or remove it")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        parser.error(f"--out {folder} cannot be made: {os.strerror(error.errno).lower()}")
+    if not os.access(folder, os.W_OK | os.X_OK):
+        parser.error(f"--out: cannot write to the folder {folder}")
+
+
+def cases(args: argparse.Namespace) -> list[Case]:
+    """What to measure, in its order."""
+    chosen = []
+    for suite in SUITES if args.suite == "all" else (args.suite,):
+        dtypes = args.dtypes
+        if dtypes is None:
+            dtypes = list(DTYPES) if args.device == "cuda" and suite != "sweeps" else ["float32"]
+        for name, shape, sweep in shapes(suite):
+            if args.operations and name not in args.operations:
+                continue
+            for dtype in dtypes:
+                for layout in args.formats:
+                    place = Place(args.device, DTYPES[dtype], layout)
+                    chosen += [
+                        Case(suite, OPERATIONS[name], shape, backward, place, sweep)
+                        for backward in (False, True)
+                    ]
+    return chosen
+
+
+def shapes(suite: str) -> list[tuple[str, Shape, str]]:
+    """(operation, shape, which extent of it varies) of a suite."""
+    primitives = [operation.name for operation in PRIMITIVES]
+    upsamplers = [operation.name for operation in UPSAMPLERS]
+    if suite == "ratios":
+        return [(name, operations.at(name, STAGE), "") for name in primitives]
+    if suite == "latency":
+        names = [*primitives, *upsamplers]
+        return [(name, operations.at(name, FIGURE_8), "") for name in names]
     return [
-        Case(operation, shape, backward, memory_format, dtype, device)
-        for operation in OPERATIONS
-        if operation.name in names
-        for shape in SHAPES[operation.name][: None if everything else 1]
-        for memory_format, dtype, backward in itertools.product(formats, dtypes, (False, True))
+        (name, shape, sweep)
+        for name in (*primitives, *upsamplers)
+        for sweep, series in operations.sweeps(name).items()
+        for shape in series
     ]
+
+
+def show(rows: list[report.Row]) -> None:
+    print(report.place_line(rows[0]))
+    print(f"copying moves {rows[0]['copy_gb_per_s']} GB/s\n")
+    print(report.table([row for row in rows if not row["sweep"]] or rows))
+    growth = report.growth_table(rows)
+    if growth:
+        print(f"\n{growth}")
 
 
 def positive(text: str) -> int:
@@ -89,14 +180,11 @@ def positive(text: str) -> int:
     return value
 
 
-def say(text: str) -> None:
+def say(text: str, start: float, done: int) -> None:
     """Progress, on one line of a terminal."""
     if sys.stderr.isatty():
-        print(f"\r{text:<70}\r" if not text else f"\r{text:<70}", end="", file=sys.stderr)
-
-
-class Formatter(argparse.RawDescriptionHelpFormatter, argparse.ArgumentDefaultsHelpFormatter):
-    """Keeps the commands' lines, and names defaults."""
+        passed = f", {time.monotonic() - start:.0f} s so far" if done else ""
+        print(f"\r\x1b[K{text}{passed}" if text else "\r\x1b[K", end="", file=sys.stderr)
 
 
 if __name__ == "__main__":
