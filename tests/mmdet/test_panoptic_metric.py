@@ -415,6 +415,20 @@ def test_a_file_in_another_format(tmp_path):
             make(root)
 
 
+def test_a_file_that_is_not_json(tmp_path):
+    root = write(tmp_path / "data", [Picture(**PICTURE)])
+    (root / "panoptic.json").write_text('{"images": ')
+    with pytest.raises(ValueError, match=r"panoptic\.json is not valid JSON: Expecting value"):
+        make(root)
+
+
+def test_a_missing_folder_is_told_before_the_training(tmp_path):
+    root = write(tmp_path / "data", [Picture(**PICTURE)])
+    (root / "segments").rename(root / "elsewhere")
+    with pytest.raises(ValueError, match=r"seg_prefix='.*/segments' of PanopticQualityMetric is"):
+        make(root)
+
+
 def test_an_image_without_annotation(tmp_path):
     message = failing(tmp_path, lambda _, sample: sample.update(img_id=9))
     assert "images/001.jpg (id 9) has no annotation in" in message

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from json import JSONDecodeError
 
 import numpy as np
 from mmdet.evaluation.functional import INSTANCE_OFFSET
 from mmdet.registry import METRICS
 from mmengine.evaluator import BaseMetric
-from mmengine.fileio import join_path, load
+from mmengine.fileio import isdir, join_path, load
 from mmengine.logging import MMLogger
 from terminaltables import AsciiTable
 
@@ -41,8 +42,8 @@ class PanopticQualityMetric(BaseMetric):
         collect_device, prefix: as for mmengine's BaseMetric.
 
     Raises:
-        ValueError: the annotation file has no segments, does not fit the data set's classes, or
-            does not fit the PNG files; these do not fit the images.
+        ValueError: there is no folder of PNG files; the annotation file has no segments, does not
+            fit the data set's classes, or does not fit the PNG files; these do not fit the images.
     """
 
     default_prefix = "coco_panoptic"
@@ -61,6 +62,8 @@ class PanopticQualityMetric(BaseMetric):
         self.seg_prefix = seg_prefix
         self.classwise = classwise
         self.backend_args = backend_args
+        if not isdir(seg_prefix, backend_args=backend_args):
+            raise ValueError(f"seg_prefix={seg_prefix!r} of PanopticQualityMetric is no folder")
         self._categories, self._annotations = _read_annotations(ann_file, backend_args)
         self._matched: list[Mapping] | None = None
 
@@ -171,7 +174,10 @@ def _read_annotations(
     ann_file: str, backend_args: dict | None
 ) -> tuple[list[dict], dict[int, dict]]:
     """Categories, and the annotation of each image id."""
-    content = load(ann_file, backend_args=backend_args)
+    try:
+        content = load(ann_file, backend_args=backend_args)
+    except JSONDecodeError as error:
+        raise ValueError(f"{ann_file} is not valid JSON: {error}") from error
     for key in ("categories", "annotations"):
         if not isinstance(content, dict) or key not in content:
             raise ValueError(f"{ann_file} has no {key!r}: it is not in COCO's panoptic format")
