@@ -10,11 +10,16 @@ except ImportError as error:
 import mmdysample.mmcv  # noqa: F401 - registers the upsamplers
 from mmdysample.mmdet.fcn_mask_head import UpsampleFCNMaskHead
 from mmdysample.mmdet.fpn import UpsampleFPN
+from mmdysample.mmdet.msdeformattn_pixel_decoder import UpsampleMSDeformAttnPixelDecoder
 from mmdysample.mmdet.panoptic import (
     CheckedCocoPanopticDataset,
     LoadPanopticSegments,
     PanopticLocalVisualizer,
     PanopticQualityMetric,
+)
+from mmdysample.mmdet.pixel_decoder import (
+    UpsamplePixelDecoder,
+    UpsampleTransformerEncoderPixelDecoder,
 )
 
 __all__ = [
@@ -24,4 +29,7 @@ __all__ = [
     "PanopticQualityMetric",
     "UpsampleFCNMaskHead",
     "UpsampleFPN",
+    "UpsampleMSDeformAttnPixelDecoder",
+    "UpsamplePixelDecoder",
+    "UpsampleTransformerEncoderPixelDecoder",
 ]
