@@ -1,12 +1,8 @@
-"""MaskFormer's configs: built, with the papers' parameters and schedule, trained and tested."""
+"""MaskFormer's configs: built, with the papers' parameters and schedule."""
 
 from __future__ import annotations
 
 import functools
-import json
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -28,8 +24,6 @@ from tests.configs.test_configs import (
     trainable,
     upsampler_weights,
 )
-from tests.engine.conftest import zygote  # noqa: F401 - a fixture
-from tests.engine.zygote import ROOT, TEST, TRAIN, Zygote
 
 NAME = "maskformer/maskformer_swin-{}-in22k-384x384-pre_{}_8xb2-160k_ade20k-640x640.py"
 # SAPA's Table 2 beside Nearest and CARAFE, which DySample's Table 5 has as well.
@@ -165,64 +159,3 @@ def test_every_upsampler_passes_through(slug):
     mask_feature, _ = decoder(inputs, [])
     assert mask_feature.shape == (2, 64, 23, 37)
     check_gradients(decoder.upsample_modules, mask_feature.square().mean())
-
-
-@pytest.fixture(scope="session")
-def shapes(tmp_path_factory) -> Path:
-    """The Shapes data set, a few pictures, laid out as ADE20K."""
-    folder = tmp_path_factory.mktemp("ade") / "shapes"
-    call = [sys.executable, ROOT / "tools" / "make_shapes.py", folder]
-    subprocess.run([*call, "--train", "4", "--val", "2", "--quiet"], check=True)
-    return folder
-
-
-def train_and_test(
-    name: str, options: list[str], data: Path, folder: Path, runner: Zygote
-) -> dict[str, float]:
-    """Two iterations of tools/train.py, then tools/test.py with the checkpoint: its results."""
-    options = [
-        *(f"{part}_dataloader.dataset.data_root={data}" for part in ("train", "val", "test")),
-        *(f"{part}_dataloader.num_workers=0" for part in ("train", "val", "test")),
-        *(f"{part}_dataloader.persistent_workers=False" for part in ("train", "val", "test")),
-        *("train_cfg.max_iters=2", "train_cfg.val_interval=2"),
-        *("default_hooks.checkpoint.interval=2", "default_hooks.logger.interval=1"),
-        *("model.data_preprocessor.size=(64,64)", *options),
-    ]
-    train = runner.run(
-        TRAIN, CONFIGS / name, "--work-dir", "train", "--cfg-options", *options, cwd=folder
-    )
-    assert train.status == 0, train.stderr
-    (log,) = (folder / "train").glob("*/vis_data/scalars.json")
-    entries = [json.loads(line) for line in log.read_text().splitlines()]
-    losses = [entry["loss"] for entry in entries if "loss" in entry]
-    assert len(losses) == 2 and all(map(np.isfinite, losses))
-    test = runner.run(
-        *(TEST, CONFIGS / name, "train/iter_2.pth", "--work-dir", "test"),
-        *("--cfg-options", *options),
-        cwd=folder,
-    )
-    assert test.status == 0, test.stderr
-    (log,) = (folder / "test").glob("*/[0-9]*.json")
-    results = json.loads(log.read_text())
-    assert {"aAcc", "mIoU", "mAcc", "bIoU"} < results.keys()
-    assert {name: results[name] for name in ("mIoU", "bIoU")} == {
-        name: entries[-1][name] for name in ("mIoU", "bIoU")
-    }, "training ends with the same evaluation"
-    return results
-
-
-SMALL_SWIN = [
-    *("model.backbone.embed_dims=16", "model.backbone.num_heads=[1,1,2,2]"),
-    *("model.backbone.depths=[1,1,1,1]", "model.backbone.window_size=4"),
-    *("model.backbone.init_cfg=None", "model.decode_head.in_channels=[16,32,64,128]"),
-    "train_dataloader.dataset.pipeline.2.scales=[64,96]",
-    "train_dataloader.dataset.pipeline.3.crop_size=(64,64)",
-    "val_dataloader.dataset.pipeline.1.scale=(160,96)",
-    "test_dataloader.dataset.pipeline.1.scale=(160,96)",
-]
-
-
-def test_trains_and_is_tested_through_the_tools(shapes, zygote, tmp_path):  # noqa: F811
-    name = NAME.format("b", "dysample-s-plus")
-    results = train_and_test(name, SMALL_SWIN, shapes, tmp_path, zygote)
-    assert 0 <= results["bIoU"] <= 100

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
+
 import pytest
 
 pytest.importorskip("mmdet", reason="needs mmdet: bash tools/setup_env.sh installs it")
@@ -18,10 +22,9 @@ from tests.configs.test_configs import (
 from tests.configs.test_maskformer import (
     build_head,
     check_evaluation,
-    shapes,  # noqa: F401 - a fixture
-    train_and_test,
 )
 from tests.engine.conftest import zygote  # noqa: F401 - a fixture
+from tests.engine.zygote import ROOT, TEST, TRAIN
 
 NAME = "upernet/upernet_r50_{}_4xb4-80k_ade20k-512x512.py"
 ROWS = ["bilinear", *SLUGS]
@@ -60,15 +63,37 @@ def test_evaluation():
     check_evaluation(NAME.format("dysample"), (512, 879))
 
 
-def test_trains_and_is_tested_through_the_tools(shapes, zygote, tmp_path):  # noqa: F811
+def test_training_and_testing_report_both_ious(zygote, tmp_path):  # noqa: F811
+    """Two iterations of tools/train.py on Shapes, then tools/test.py with the checkpoint."""
+    data = tmp_path / "shapes"
+    draw = [sys.executable, ROOT / "tools" / "make_shapes.py", data]
+    subprocess.run([*draw, "--train", "4", "--val", "2", "--quiet"], check=True)
+    config = CONFIGS / NAME.format("dysample")
     options = [
+        *(f"{part}_dataloader.dataset.data_root={data}" for part in ("train", "val", "test")),
+        *(f"{part}_dataloader.num_workers=0" for part in ("train", "val", "test")),
+        *(f"{part}_dataloader.persistent_workers=False" for part in ("train", "val", "test")),
+        *("train_cfg.max_iters=2", "train_cfg.val_interval=2"),
+        "default_hooks.checkpoint.interval=2",
         *("model.backbone.depth=18", "model.backbone.base_channels=8", "model.pretrained=None"),
         *("model.decode_head.in_channels=[8,16,32,64]", "model.decode_head.channels=32"),
         "model.auxiliary_head.in_channels=32",
+        "model.data_preprocessor.size=(64,64)",
         "train_dataloader.dataset.pipeline.2.scale=(160,64)",
         "train_dataloader.dataset.pipeline.3.crop_size=(64,64)",
         "val_dataloader.dataset.pipeline.1.scale=(160,96)",
         "test_dataloader.dataset.pipeline.1.scale=(160,96)",
     ]
-    results = train_and_test(NAME.format("dysample"), options, shapes, tmp_path, zygote)
-    assert 0 <= results["bIoU"] <= 100
+    arguments = ["--work-dir", "train", "--cfg-options", *options]
+    train = zygote.run(TRAIN, config, *arguments, cwd=tmp_path)
+    assert train.status == 0, train.stderr
+    (log,) = (tmp_path / "train").glob("*/vis_data/scalars.json")
+    evaluation = json.loads(log.read_text().splitlines()[-1])
+
+    arguments = ["train/iter_2.pth", "--work-dir", "test", "--cfg-options", *options]
+    test = zygote.run(TEST, config, *arguments, cwd=tmp_path)
+    assert test.status == 0, test.stderr
+    (log,) = (tmp_path / "test").glob("*/[0-9]*.json")
+    results = json.loads(log.read_text())
+    for name in ("aAcc", "mIoU", "mAcc", "bIoU"):
+        assert 0 < results[name] < 100 and results[name] == evaluation[name], name
