@@ -1,4 +1,4 @@
-"""PanopticQualityMetric on cases worked by hand, against a loop and mmdet's copy of panopticapi."""
+"""PanopticQualityMetric on cases worked by hand, against a loop and against mmdet's metric."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ import torch
 pytest.importorskip("mmdet", reason="needs mmdet: bash tools/setup_env.sh installs it")
 
 from mmdet.evaluation.functional import panoptic_utils
+from mmdet.evaluation.metrics import coco_panoptic_metric
 from mmdet.registry import METRICS
 
 from mmdysample.mmdet import PanopticQualityMetric
@@ -173,54 +174,83 @@ def test_random_pictures_against_a_loop(tmp_path, seed):
 
 
 class Counts:
-    """What panopticapi's ``PQStatCat`` holds."""
+    """What mmdet uses of panopticapi's ``PQStatCat``."""
 
     def __init__(self) -> None:
         self.iou, self.tp, self.fp, self.fn = 0.0, 0, 0, 0
 
 
 class CountsByCategory(dict):
-    """What panopticapi's ``PQStat`` holds."""
+    """What mmdet uses of panopticapi's ``PQStat``."""
 
     def __missing__(self, category: int) -> Counts:
         return self.setdefault(category, Counts())
 
+    def __iadd__(self, other: CountsByCategory) -> CountsByCategory:
+        for category, counts in other.items():
+            for name, value in vars(counts).items():
+                setattr(self[category], name, getattr(self[category], name) + value)
+        return self
+
+    def pq_average(self, categories: dict, isthing: bool | None) -> tuple[dict, dict]:
+        rows = {}
+        for category, record in categories.items():
+            c = self[category]
+            if isthing is not None and record["isthing"] != isthing:
+                continue
+            if c.tp + c.fp + c.fn:
+                count = c.tp + c.fp / 2 + c.fn / 2
+                sq = c.iou / c.tp if c.tp else 0.0
+                rows[category] = dict(pq=c.iou / count, sq=sq, rq=c.tp / count)
+        means = {
+            key: sum(row[key] for row in rows.values()) / len(rows) for key in ("pq", "sq", "rq")
+        }
+        return means | dict(n=len(rows)), rows
+
+
+def panopticapi_rgb2id(colors):
+    return colors.astype(np.int64) @ np.array([1, 256, 256**2])
+
+
+def panopticapi_id2rgb(ids):
+    return ids[..., None] >> np.array([0, 8, 16]) & 255
+
+
+@pytest.fixture
+def panopticapi(monkeypatch) -> None:
+    """Stands in for what mmdet imports from it. The algorithm mmdet has in a copy of its own."""
+    for module in (panoptic_utils, coco_panoptic_metric):
+        monkeypatch.setattr(module, "PQStat", CountsByCategory)
+        monkeypatch.setattr(module, "rgb2id", panopticapi_rgb2id)
+        monkeypatch.setattr(module, "VOID", 0)
+    monkeypatch.setattr(coco_panoptic_metric, "id2rgb", panopticapi_id2rgb)
+    monkeypatch.setattr(coco_panoptic_metric, "panopticapi", panoptic_utils)
+
 
 @pytest.mark.parametrize("seed", range(6, 10))
-def test_random_pictures_against_mmdets_copy_of_panopticapis_algorithm(tmp_path, monkeypatch, seed):
-    """mmdet has the algorithm itself; it lacks a container of counts and the ids of colours."""
-    monkeypatch.setattr(panoptic_utils, "PQStat", CountsByCategory)
-    monkeypatch.setattr(
-        panoptic_utils, "rgb2id", lambda c: c.astype(np.int64) @ np.array([1, 256, 256**2])
-    )
+def test_random_pictures_against_mmdets_metric(tmp_path, panopticapi, seed):
+    """mmdet's own works unchanged, built with another ``type`` and called with the same samples."""
     pictures = draw_pictures(seed, 24)
     root = write(tmp_path / "data", pictures)
-    (root / "predicted").mkdir()
-    pairs = []
-    for i, picture in enumerate(pictures, start=1):
-        ids = np.where(picture.prediction % 1000 == V, 0, picture.prediction)
-        # 0 is void there: stuff of label 0 would be lost, but label 0 is a thing.
-        colors = np.stack([ids >> 16, ids >> 8 & 255, ids & 255], -1).astype(np.uint8)
-        cv2.imwrite(str(root / f"predicted/{i:03}.png"), colors)
-        truth = dict(image_id=i, file_name=f"{i:03}.png", segments_info=picture.records)
-        pairs.append((truth, truth | dict(segments_info=picture.predicted_records())))
-    theirs = panoptic_utils.pq_compute_single_core(
-        0,
-        pairs,
-        str(root / "segments"),
-        str(root / "predicted"),
-        {category["id"]: category for category in CATEGORIES},
-    )
-    metric = make(root)
-    metric.process({}, samples(root, pictures))
-    ours = np.zeros((4, 4))
-    for labels, rows in metric.results:
-        ours[labels] += rows
-    for row, category in zip(ours, CATEGORIES, strict=True):
-        expected = theirs[category["id"]]
-        assert row[0] == pytest.approx(expected.iou, abs=1e-9)
-        assert row[1:].tolist() == [expected.tp, expected.fp, expected.fn]
-    assert ours[:, 1:].min() > 0, "every class has matches, wrong and missed ones"
+    settings = dict(ann_file=str(root / "panoptic.json"), seg_prefix=str(root / "segments"))
+    scores, counts = [], []
+    for kind in ("CocoPanopticMetric", "PanopticQualityMetric"):
+        metric = METRICS.build(dict(type=kind, **settings))
+        metric.dataset_meta = META
+        metric.process({}, samples(root, pictures))
+        counts.append(list(metric.results))
+        scores.append(metric.evaluate(len(pictures)))
+    theirs, ours = scores
+    assert len(theirs) == 9
+    assert ours.keys() == theirs.keys()
+    for name, value in theirs.items():
+        assert ours[name] == pytest.approx(value, abs=1e-6), name
+    for (labels, rows), expected in zip(counts[1], counts[0], strict=True):
+        for label, row in zip(labels, rows, strict=True):
+            other = expected[CATEGORIES[label]["id"]]
+            assert row[0] == pytest.approx(other.iou, abs=1e-9)
+            assert row[1:].tolist() == [other.tp, other.fp, other.fn]
+    assert all(0 < value < 100 for value in theirs.values())
 
 
 def test_pairs_are_counted_as_pixels():
