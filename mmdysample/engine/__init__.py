@@ -10,6 +10,7 @@ arguments.py    the command line that the tools share
 config.py       edits that a command line and a machine make to a config
 families.py     what differs between mmdet and mmseg
 inference.py    a model and its predictions for one image
+inferencers.py  mmdet's and mmseg's inferencers, with our configs by name
 dump.py         predictions are written whole or not at all
 distributed.py  launchers and process groups, also without a GPU
 launch.py       torchrun without its traceback

@@ -27,8 +27,8 @@ def call(*args: str | Path) -> subprocess.CompletedProcess:
 def test_every_published_row_has_its_config():
     configs = {path.stem for path in (ROOT / "configs").rglob("*.py")}
     assert set(PUBLISHED) <= configs
-    # Table 4, Table 6 with R50 and R101, SAPA's SegFormer and Faster R-CNN columns
-    assert sum(map(len, PUBLISHED.values())) == 12 + 12 + 2 + 7 + 7
+    # Tables 4, 6 and 8, the latter with R50 and R101; three models of SAPA's Table 2; its Table 3
+    assert sum(map(len, PUBLISHED.values())) == 12 + 14 + 14 + 3 * 7 + 7
 
 
 @pytest.mark.parametrize("name", SEGFORMER)
@@ -44,6 +44,19 @@ def test_figures_of_segformer(name):
         elif (row.params_difference, row.gflops_difference) != ("equal", "equal"):
             assert row.recount.count(": equal") == row.recount.count(":") > 0
             assert row.note
+
+
+@pytest.mark.parametrize("model", ["maskformer", "mask2former"])
+def test_figures_of_pixel_decoders(model):
+    """SAPA's Table 2 with CARAFE (3 stages) and A2U (1 stage)."""
+    slug = {"maskformer": "carafe", "mask2former": "a2u"}[model]
+    name = f"{model}_swin-b-in22k-384x384-pre_{slug}_8xb2-160k_ade20k-640x640"
+    config = str(ROOT / f"configs/{model}/{name}.py")
+    (row,) = (
+        row for row in complexity.measure(config, None, PUBLISHED) if row.source == "SAPA, Table 2"
+    )
+    assert (row.params_difference, row.gflops_difference) == ("equal", "equal")
+    assert row.stages == {"maskformer": 3, "mask2former": 1}[model]
 
 
 def test_as_a_user_calls_it(tmp_path):

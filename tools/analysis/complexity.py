@@ -13,15 +13,21 @@ whole model is counted.
 from __future__ import annotations
 
 import argparse
+import copy
 import csv
+import inspect
 import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
+# For model_zoo, which this script does not lie beside.
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
 import torch
 from mmengine.registry import MODELS, DefaultScope
+from model_zoo.tables import TABLES
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -31,7 +37,6 @@ from mmdysample.engine.config import load_config
 from mmdysample.engine.errors import ArgumentParser, UserError, run_tool
 from mmdysample.engine.families import family_of
 
-PUBLISHED = Path(__file__).with_name("published_complexity.csv")
 DETECTION_SIZE = (800, 1344)  # 800x1333, padded to a multiple of 32
 UNITS = {"K": 1e3, "M": 1e6}
 
@@ -160,8 +165,8 @@ def measure(path: str, shape: list[int] | None, published: dict[str, list[Publis
 def run(model: nn.Module, height: int, width: int) -> tuple[list[Stage], float | None]:
     """Every call of an upsampler, and the FLOPs of the model if all of it is run.
 
-    Of a detector, what comes after the neck is not run. Nothing is computed: there is no memory on
-    the device 'meta'.
+    Of a detector, what comes after the neck is not run; of MaskFormer and Mask2Former, what comes
+    after the pixel decoder. Nothing else is computed: there is no memory on the device 'meta'.
     """
     stages: list[Stage] = []
     for module in model.modules():
@@ -169,14 +174,27 @@ def run(model: nn.Module, height: int, width: int) -> tuple[list[Stage], float |
             module.register_forward_pre_hook(
                 lambda up, inputs: stages.append(Stage(up, *inputs[0].shape[2:]))
             )
+    head = getattr(model, "decode_head", None)
+    decoder = copy.deepcopy(getattr(head, "pixel_decoder", None))
     model = model.to("meta").eval()
     image = torch.empty(1, 3, height, width, device="meta")
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         features = model.extract_feat(image)
-        if not hasattr(model, "decode_head"):
-            return stages, None
-        model.decode_head(features)
-    return stages, counter.get_total_flops() / 2
+        if decoder is not None:
+            decode(decoder.eval(), features, (height, width))
+        elif head is not None:
+            head(features)
+            return stages, counter.get_total_flops() / 2
+    return stages, None
+
+
+def decode(decoder: nn.Module, features: tuple[torch.Tensor, ...], size: tuple[int, int]) -> None:
+    """Run a pixel decoder of mmdet, on the CPU: deformable attention looks at values."""
+    features = [torch.zeros(feature.shape) for feature in features]
+    if "batch_img_metas" in inspect.signature(decoder.forward).parameters:
+        decoder(features, [dict(batch_input_shape=size, img_shape=size)])
+    else:
+        decoder(features)
 
 
 def weights(stages: list[Stage]) -> int:
@@ -261,10 +279,11 @@ CONVENTIONS: dict[str, Callable[[list[Stage], Count], tuple[Count, str]]] = {
 def read_published() -> dict[str, list[Published]]:
     """The published figures by the name of the config that reproduces them."""
     figures: dict[str, list[Published]] = {}
-    with PUBLISHED.open(newline="", encoding="utf-8") as file:
-        for row in csv.DictReader(file):
-            config = row.pop("config")
-            figures.setdefault(config, []).append(Published(**row))
+    for table in TABLES:
+        for row in table.rows():
+            if row.params or row.gflops:
+                figure = Published(table.source, row.params, row.gflops)
+                figures.setdefault(row.config, []).append(figure)
     return figures
 
 

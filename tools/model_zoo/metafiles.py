@@ -54,7 +54,7 @@ def _dump(value: dict) -> str:
 
 
 def _metafile(folder: str, entries: dict[str, Entry], runs: list[Run]) -> dict[str, Any]:
-    collection = f"{folder} with mmdysample's upsamplers"
+    collection = folder  # what mim search --model takes
     data = sorted({entry.data for entry in entries.values()})
     about = {"Name": collection, "Metadata": {"Training Data": data}, "Paper": dict(DYSAMPLE)}
     models = [_model(name, entry, collection, runs) for name, entry in entries.items()]
