@@ -57,14 +57,15 @@ def _by_grid_sample(x: Tensor, offset: Tensor, s: int, g: int) -> Tensor:
     """The same in PyTorch's operators."""
     batch, channels, height, width = x.shape
     dtype = float32_or_more(x.dtype)
-    offset = offset.to(dtype).reshape(batch, 2, g, s, s, height, width)
-    center_x = torch.arange(width, dtype=dtype, device=x.device) + 0.5
-    center_y = torch.arange(height, dtype=dtype, device=x.device).unsqueeze(-1) + 0.5
+    # (B, 2, g, i, j, H, W) -> (2, B, g, H, i, W, j): each pixel becomes a block of s*s points
+    offset = offset.to(dtype).reshape(batch, 2, g, s, s, height, width).permute(1, 0, 2, 5, 3, 6, 4)
+    center_x = torch.arange(width, dtype=dtype, device=x.device).unsqueeze(-1) + 0.5
+    center_y = torch.arange(height, dtype=dtype, device=x.device).view(-1, 1, 1, 1) + 0.5
     # grid_sample wants -1 and 1 at the outer edges of the map (align_corners=False).
-    grid_x = (offset[:, 0] + center_x) * (2 / width) - 1
-    grid_y = (offset[:, 1] + center_y) * (2 / height) - 1
-    # (B, g, i, j, H, W, 2) -> (B*g, H*i, W*j, 2): each pixel becomes a block of s*s points
-    grid = torch.stack((grid_x, grid_y), dim=-1).permute(0, 1, 4, 2, 5, 3, 6)
+    grid_x = (offset[0] + center_x) * (2 / width) - 1
+    grid_y = (offset[1] + center_y) * (2 / height) - 1
+    # stacked, the permuted points are laid out as grid_sample reads them
+    grid = torch.stack((grid_x, grid_y), dim=-1)
     grid = grid.reshape(batch * g, s * height, s * width, 2)
 
     out = F.grid_sample(
