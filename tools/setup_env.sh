@@ -67,12 +67,17 @@ make_venv() {
 
 install_torch() {
     step 2 'PyTorch and the tools to build with; 1 to 2 minutes (0.2 GB, or 3 GB for a CUDA build)'
-    pip install -c "$LOCK" torch numpy setuptools wheel ninja psutil || explain 'installing PyTorch'
+    # A CUDA build of torch brings the Triton that it was made for.
+    grep -v '^triton==' "$LOCK" >"$scratch/lock.txt"
+    pip install -c "$scratch/lock.txt" torch numpy setuptools wheel ninja psutil ||
+        explain 'installing PyTorch'
 }
 
 install_packages() {
     step 3 'OpenMMLab packages, test tools and the rest; about a minute'
-    grep -v '^mmcv==' "$LOCK" >"$scratch/lock.txt"
+    local others='^mmcv=='
+    ! compgen -G "$VENV/lib/python*/site-packages/triton" >/dev/null || others='^(mmcv|triton)=='
+    grep -vE "$others" "$LOCK" >"$scratch/lock.txt"
     # The list is complete, so --no-deps: else mmengine would bring the OpenCV that needs libGL.
     pip install --no-deps --only-binary :all: -r "$scratch/lock.txt" || explain 'installing packages'
 }
