@@ -130,3 +130,13 @@ def test_what_is_missing_is_said(module, missing, extra):
     last = result.stderr.strip().splitlines()[-1]
     assert last.startswith(f"ImportError: {module} needs {missing}")
     assert f"pip install 'mmdysample[{extra}]'" in last
+
+
+@pytest.mark.parametrize("missing", [(), ("mmdet",)], ids=["mmdet", "no-mmdet"])
+def test_mmseg_brings_mmdets_hosts_where_mmdet_is_installed(missing):
+    pytest.importorskip("mmseg", reason="needs mmseg: bash tools/setup_env.sh installs it")
+    pytest.importorskip("mmdet", reason="needs mmdet: bash tools/setup_env.sh installs it")
+    code = "import mmdysample.mmseg; print('mmdysample.mmdet' in sys.modules)"
+    result = python(code, *missing)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.split() == [str(not missing)]
