@@ -65,14 +65,22 @@ def _by_grid_sample(x: Tensor, offset: Tensor, s: int, g: int) -> Tensor:
     grid_x = (offset[0] + center_x) * (2 / width) - 1
     grid_y = (offset[1] + center_y) * (2 / height) - 1
     # stacked, the permuted points are laid out as grid_sample reads them
-    grid = torch.stack((grid_x, grid_y), dim=-1)
-    grid = grid.reshape(batch * g, s * height, s * width, 2)
+    grid = torch.stack((grid_x, grid_y), dim=-1).reshape(batch * g, 1, s * height, s * width, 2)
+    # On a CPU its backward is up to twice as fast if the planes of its channels fit in a cache.
+    parts = 1 if x.device.type != "cpu" or is_exporting() else parts_of(channels // g)
+    grid = grid.expand(-1, parts, -1, -1, -1).flatten(0, 1)
 
     out = F.grid_sample(
-        x.to(dtype).reshape(batch * g, channels // g, height, width),
+        x.to(dtype).reshape(batch * g * parts, channels // g // parts, height, width),
         grid,
         mode="bilinear",
         padding_mode="border",
         align_corners=False,
     )
     return out.reshape(batch, channels, s * height, s * width).to(x.dtype)
+
+
+def parts_of(channels: int) -> int:
+    """Into how many parts alike to cut channels: of 8 to 16 each if their number allows it."""
+    divisors = [n for n in range(1, channels // 8 + 1) if channels % n == 0] or [1]
+    return next((n for n in divisors if channels // n <= 16), divisors[-1])

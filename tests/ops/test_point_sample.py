@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mmdysample.ops import point_sample
+from mmdysample.ops.point_sample import parts_of
 from tests.reference.point_sample import point_sample as point_sample_loop
 from tests.utils import assert_close, needs_compiler
 
@@ -195,3 +196,27 @@ def test_errors_name_what_would_fit(name):
     x, offset, s, groups, message = ERRORS[name]
     with pytest.raises(ValueError, match=message):
         point_sample(torch.zeros(x), torch.zeros(offset), s, groups)
+
+
+@pytest.mark.parametrize(
+    ("channels", "parts"),
+    [(1, 1), (7, 1), (8, 1), (16, 1), (17, 1), (24, 2), (34, 2), (40, 4), (64, 4), (256, 16)],
+)
+def test_channels_are_sampled_in_parts_that_fit_in_a_cache(channels, parts):
+    assert parts_of(channels) == parts
+
+
+def test_parts_of_channels_make_no_difference(device):
+    """40 channels a group, in four parts on a CPU, against each channel sampled by itself."""
+    shape = (2, 80, 5, 6, 2, 2)
+    x, offset = make_inputs(*shape, device=device, dtype=torch.float64)
+    x.requires_grad_()
+    offset.requires_grad_()
+    out = point_sample(x, offset, 2, 2)
+    grads = torch.autograd.grad(out.square().sum(), (x, offset))
+    halves = offset.view(2, 2, 2, 4, 5, 6).unbind(2)  # of the two groups
+    alone = [point_sample(x[:, c : c + 1], halves[c // 40].flatten(1, 2), 2, 1) for c in range(80)]
+    assert_close(out, torch.cat(alone, dim=1))
+    expected = torch.autograd.grad(torch.cat(alone, dim=1).square().sum(), (x, offset))
+    for actual, wanted in zip(grads, expected, strict=True):
+        assert_close(actual, wanted)
