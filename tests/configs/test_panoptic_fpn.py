@@ -22,6 +22,7 @@ from tests.configs.test_configs import (
     load,
     upsampler_weights,
 )
+from tools.shapes.classes import CATEGORIES, STUFF, THINGS
 
 NAME = "panoptic_fpn/panoptic-fpn_{}_fpn_{}_1x_coco.py"
 RIVALS = ["deconv", "pixelshuffle", "carafe", "indexnet", "a2u", "fade-ungated", "sapa-b"]
@@ -130,7 +131,10 @@ def _parameters(kind: type) -> set[str]:
 @pytest.mark.parametrize("upsampler", ["nearest", "dysample"])
 def test_shapes_configs_have_the_classes_of_the_data(upsampler):
     cfg = load(f"shapes/panoptic-fpn_r18_fpn_{upsampler}_shapes.py")
-    assert cfg.metainfo.classes == cfg.metainfo.thing_classes + cfg.metainfo.stuff_classes
+    assert cfg.metainfo.thing_classes == THINGS
+    assert cfg.metainfo.stuff_classes == STUFF
+    assert cfg.metainfo.classes == THINGS + STUFF
+    assert [tuple(color) for color in cfg.metainfo.palette] == [c.color for c in CATEGORIES]
     heads = (cfg.model.semantic_head, cfg.model.panoptic_fusion_head)
     for head in heads:
         assert head.num_things_classes == len(cfg.metainfo.thing_classes)

@@ -420,6 +420,24 @@ def test_a_category_outside_the_classes(tmp_path):
     assert message.endswith("is of category 1234, which is none of the classes of metainfo")
 
 
+def test_an_area_that_is_too_small(tmp_path):
+    """panopticapi takes areas from the file: an IoU could come out above 1."""
+    records = Picture(**PICTURE).records
+    records[0]["area"] = 1
+    annotation = dict(image_id=1, file_name="001.png", segments_info=records)
+    message = failing(tmp_path, None, annotations=[annotation])
+    assert message.startswith("segment 1 has 2 pixels in ")
+    assert message.endswith("001.png, but an area of 1 in the annotation file")
+
+
+def test_a_segment_with_the_id_of_void(tmp_path):
+    records = Picture(**PICTURE).records
+    records[1]["id"] = 0
+    annotation = dict(image_id=1, file_name="001.png", segments_info=records)
+    message = failing(tmp_path, None, annotations=[annotation])
+    assert message.endswith("panoptic.json has the id 0, which stands for void")
+
+
 @pytest.mark.parametrize(
     ("annotations", "expected"),
     [

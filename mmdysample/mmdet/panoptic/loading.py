@@ -17,7 +17,8 @@ class LoadPanopticSegments(LoadAnnotations):
     """mmdet's LoadPanopticAnnotations without panopticapi, from which it takes one function.
 
     It has the same arguments and results, so where panopticapi is installed mmdet's can be put in
-    its place: ``--cfg-options train_dataloader.dataset.pipeline.1.type=LoadPanopticAnnotations``.
+    its place: ``--cfg-options train_dataloader.dataset.pipeline.1.type=LoadPanopticAnnotations``,
+    and likewise ``pipeline.2`` of ``val_dataloader`` and ``test_dataloader``.
 
     Args:
         with_bbox, with_label, with_mask, with_seg: what to load.

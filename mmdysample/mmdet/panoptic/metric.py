@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from json import JSONDecodeError
 
@@ -17,6 +18,7 @@ from terminaltables import AsciiTable
 from mmdysample.mmdet.panoptic.quality import Quality, Segment, Tally, count_pairs, tally_image
 from mmdysample.mmdet.panoptic.segments import (
     VOID,
+    check_areas,
     check_recorded,
     check_segment,
     match_categories,
@@ -104,7 +106,11 @@ class PanopticQualityMetric(BaseMetric):
             )
         truth = self._read_truth(annotation, image_id)
         pairs = count_pairs(ids, predicted)
-        check_recorded((true for true, _ in pairs), truth, path)
+        pixels = Counter()
+        for (true, _), count in pairs.items():
+            pixels[true] += count
+        check_recorded(pixels, truth, path)
+        check_areas(pixels, {true: segment.area for true, segment in truth.items()}, path)
         found = {label for _, label in pairs} - {VOID}
         prediction = {segment: (segment - 1) % INSTANCE_OFFSET for segment in found}
         wrong = [label for label in prediction.values() if label >= len(self.categories)]

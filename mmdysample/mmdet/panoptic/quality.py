@@ -43,7 +43,7 @@ class Tally:
         self.counts = np.zeros((num_classes, 4))
 
     def per_class(self) -> list[Quality]:
-        """PQ = SQ * RQ of every label (equations 1 and 2); 0 where nothing was matched."""
+        """PQ = SQ * RQ of every label (equations 1 and 2): 0 without a match, NaN if absent."""
         return [self.average([label]) for label in range(len(self.counts))]
 
     def average(self, labels: Iterable[int]) -> Quality:
@@ -64,7 +64,7 @@ def count_pairs(truth: np.ndarray, prediction: np.ndarray) -> dict[tuple[int, in
     pairs = (truth.astype(np.int64) << 32 | prediction.astype(np.int64)).ravel()
     if not pairs.size:
         return {}
-    # Neighbours are mostly of the same pair: sorting runs takes a tenth of sorting pixels.
+    # Neighbours are mostly of the same pair: there are far fewer runs to sort than pixels.
     starts = np.flatnonzero(np.concatenate([[True], pairs[1:] != pairs[:-1]]))
     lengths = np.diff(starts, append=pairs.size)
     found, which = np.unique(pairs[starts], return_inverse=True)

@@ -68,6 +68,16 @@ def check_recorded(ids: Iterable[int], recorded: Iterable[int], path: str) -> No
         )
 
 
+def check_areas(pixels: Mapping[int, int], areas: Mapping[int, float], path: str) -> None:
+    """Raise ValueError if a segment has more ``pixels`` in ``path`` than its recorded area."""
+    for segment, count in pixels.items():
+        if count > areas.get(segment, count):
+            raise ValueError(
+                f"segment {segment} has {count} pixels in {path}, but an area of {areas[segment]} "
+                "in the annotation file"
+            )
+
+
 def match_categories(
     categories: Sequence[Mapping], classes: Sequence[str], ann_file: str
 ) -> list[Mapping]:
@@ -100,12 +110,16 @@ def match_categories(
 def check_segment(
     segment: Mapping, known: Iterable[int], ann_file: str, image_id: int, needed: Sequence[str]
 ) -> None:
-    """Raise ValueError if a segment's record lacks a key or is of a category that is not known."""
+    """Raise ValueError if a segment's record lacks a key, or its category is not ``known``."""
     for key in ("id", "category_id", *needed):
         if key not in segment:
             raise ValueError(
                 f"a segment of image {image_id} in {ann_file} has no {key!r}: {dict(segment)}"
             )
+    if segment["id"] == VOID:
+        raise ValueError(
+            f"a segment of image {image_id} in {ann_file} has the id {VOID}, which stands for void"
+        )
     if segment["category_id"] not in known:
         raise ValueError(
             f"segment {segment['id']} of image {image_id} in {ann_file} is of category "
