@@ -18,20 +18,20 @@ class BoundaryIoUMetric(IoUMetric):
     """mmseg's IoUMetric, and the Boundary IoU from the same pass over the predictions.
 
     Source: Cheng et al., "Boundary IoU: Improving Object-Centric Image Segmentation Evaluation",
-    CVPR 2021. The band of a class are its pixels at most d pixels away, in chessboard distance,
-    from a pixel of something else or from the outside of the image, d being ``dilation_ratio``
-    times the image's diagonal, rounded, at least 1: what d erosions with a 3x3 square take away.
+    CVPR 2021. The band of a class is what d erosions with a 3x3 square take away from it: its
+    pixels at most d pixels away (chessboard distance) from a pixel of something else or from the
+    outside of the image. d is ``dilation_ratio`` times the image's diagonal, rounded, at least 1.
     Intersections and unions of the predicted and the true bands are summed per class over the data
-    set; 'bIoU' (percent) is the mean over classes of their quotients. Pixels that the ground truth
-    ignores belong to no class in both maps, so that what is predicted there does not matter.
+    set; 'bIoU' is the mean over classes of their quotients, in percent. Pixels that the ground
+    truth ignores belong to no class in both maps: what is predicted there does not matter.
 
-    The DySample paper does not say how its bIoU is aggregated; this may not be its way.
+    The DySample paper does not say how its bIoU is summed up over images; it may differ from this.
 
-    In a config: ``val_evaluator = dict(type='BoundaryIoUMetric')`` in place of IoUMetric, and
-    ``test_evaluator = val_evaluator``; ``configs/_base_/`` shows it.
+    In a config with IoUMetric: ``val_evaluator = dict(type='BoundaryIoUMetric')`` and
+    ``test_evaluator = val_evaluator``, as in ``configs/_base_/*_ade20k-*.py``.
 
     Args:
-        dilation_ratio: distance d as a part of the image's diagonal; the paper's is 0.02.
+        dilation_ratio: distance d as a part of the image's diagonal.
         *args, **kwargs: as for mmseg's IoUMetric.
 
     Raises:
@@ -40,7 +40,7 @@ class BoundaryIoUMetric(IoUMetric):
 
     def __init__(self, *args, dilation_ratio: float = 0.02, **kwargs) -> None:
         super().__init__(*args, **kwargs)
-        if not 0 < dilation_ratio < 1:
+        if not isinstance(dilation_ratio, (int, float)) or not 0 < dilation_ratio < 1:
             raise ValueError(f"dilation_ratio must lie between 0 and 1, got {dilation_ratio!r}")
         self.dilation_ratio = dilation_ratio
 
@@ -64,12 +64,13 @@ class BoundaryIoUMetric(IoUMetric):
     def _checked_maps(self, sample: dict, num_classes: int) -> tuple[Tensor, Tensor]:
         """Prediction and ground truth of a sample, both (H, W)."""
         pred = sample["pred_sem_seg"]["data"].squeeze(0)
-        path = sample.get("seg_map_path", sample.get("img_path", "a sample"))
+        image = sample.get("img_path", "a sample")
         if "gt_sem_seg" not in sample:
             raise ValueError(
-                f"{path} comes without its ground truth: "
+                f"{image} comes without its ground truth: "
                 "the test pipeline needs dict(type='LoadAnnotations')"
             )
+        path = sample.get("seg_map_path", image)
         label = sample["gt_sem_seg"]["data"].squeeze(0).to(pred)
         if label.shape != pred.shape:
             raise ValueError(

@@ -18,8 +18,8 @@ from mmdysample.registry import build_upsampler
 class UpsampleUPerHead(UPerHead):
     """mmseg's UPerHead with a configurable upsampler at every stage of the top-down path.
 
-    The pyramid pooling and the fusion of the levels keep their interpolations, by up to 8 times and
-    more at once.
+    The pooled maps of the pyramid and the levels that are fused at the end reach their size by
+    bilinear interpolation, as in UPerHead.
 
     Args:
         upsample_cfg: ``dict(type='DySample', ...)``: what every stage is built from. The guide of a

@@ -364,6 +364,22 @@ def test_user_errors():
         make(upsample_cfg=dict(type="DySampel"))
 
 
+@pytest.mark.parametrize("name", ["Nearest", "DySample", "SAPA"])
+@pytest.mark.parametrize("norm_cfg", [None, dict(type="GN", num_groups=4)], ids=["plain", "gn"])
+def test_autocast(norm_cfg, name):
+    decoder = UpsamplePixelDecoder(
+        IN_CHANNELS, CHANNELS, OUT_CHANNELS, norm_cfg=norm_cfg, upsample_cfg=dict(type=name)
+    )
+    randomize(decoder.eval())
+    inputs = make_inputs()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        out, _ = decoder(inputs, make_metas())
+    assert out.dtype == torch.bfloat16
+    expected, _ = decoder(inputs, make_metas())
+    # Layers that round to 8 bits one after the other: a few percent of the values' spread.
+    assert (out.float() - expected).std() < 0.05 * expected.std()
+
+
 def test_compiles_in_one_graph():
     decoder = make(upsample_cfg=dict(type="DySample")).eval()
     torch.compiler.reset()

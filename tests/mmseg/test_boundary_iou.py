@@ -182,15 +182,15 @@ def test_user_errors():
         process_one(label, wrong)
     (sample,) = make_samples([(label, label)])
     del sample["gt_sem_seg"]
-    with pytest.raises(ValueError, match=r"0.png comes without its ground truth.*LoadAnnotations"):
+    with pytest.raises(
+        ValueError, match=r"images/0.jpg comes without its ground truth.*LoadAnnotations"
+    ):
         make().process({}, [sample])
     empty = torch.full((8, 9), IGNORED)
     with pytest.raises(ValueError, match="whole data set is empty: all pixels of its 2 label maps"):
         evaluate(make(), [(label, empty)] * 2)
-    for ratio in (0, 1, -0.1):
-        with pytest.raises(
-            ValueError, match=f"dilation_ratio must lie between 0 and 1, got {ratio}"
-        ):
+    for ratio in (0, 1, -0.1, "2%"):
+        with pytest.raises(ValueError, match=f"dilation_ratio must lie .* 0 and 1, got {ratio!r}"):
             make(dilation_ratio=ratio)
 
 
