@@ -73,11 +73,12 @@ def main() -> None:
     runs = read_recorded()
     new = [run for folder in args.work_dirs for run in read_work_dir(folder, paths)]
     runs = results.merge(runs, new)
-    if args.record:
-        results.write(runs)
-        print(f"recorded {len(new)} runs in {results.RUNS.relative_to(ROOT)}", file=sys.stderr)
     if args.record or args.write or args.check:
-        keep_up_to_date(runs, paths, only_check=args.check)
+        texts = documents(runs, paths)
+        if args.record:
+            results.write(runs)
+            print(f"recorded {len(new)} runs in {results.RUNS.relative_to(ROOT)}", file=sys.stderr)
+        keep_up_to_date(texts, only_check=args.check)
     entries = read_entries()
     if args.csv:
         write_text(args.csv, document.comma_separated(runs, entries, args.pick))
@@ -88,8 +89,8 @@ def main() -> None:
         print(document.markdown(runs, entries, args.pick, Path.cwd()))
 
 
-def keep_up_to_date(runs: list[Run], paths: dict[str, Path], *, only_check: bool) -> None:
-    """Write the files that are derived from configs and runs, or say which are outdated."""
+def documents(runs: list[Run], paths: dict[str, Path]) -> dict[Path, str]:
+    """The files that are derived from configs and runs, and what is to be in them."""
     if not document.DOCUMENT.exists():
         raise UserError(f"{document.DOCUMENT} is missing: this works in a checkout alone")
     entries: dict[str, Entry] = {}
@@ -103,7 +104,11 @@ def keep_up_to_date(runs: list[Run], paths: dict[str, Path], *, only_check: bool
         tables = document.whole_document(document.DOCUMENT, runs, entries)
     except ValueError as error:
         raise UserError(str(error)) from error
-    texts = {document.DOCUMENT: tables, **metafiles.texts(runs, entries)}
+    return {document.DOCUMENT: tables, **metafiles.texts(runs, entries)}
+
+
+def keep_up_to_date(texts: dict[Path, str], *, only_check: bool) -> None:
+    """Write the files that are not what they are to be, or say which these are."""
     outdated = [path for path, text in texts.items() if not holds(path, text)]
     if only_check and outdated:
         names = ", ".join(str(path.relative_to(ROOT)) for path in outdated)

@@ -287,13 +287,48 @@ def test_a_training_comes_before_a_test_of_it_in_the_same_second(work_dirs):
 
 
 def test_a_test_without_the_training(work_dirs):
+    """The checkpoint may be anybody's, also if it is tested beside a training of ours."""
+    work_dirs.train("a", {4: 41.0})
+    (work_dirs.root / "downloads").mkdir()
     work_dirs.test("elsewhere", "gone/iter_4.pth", 42.0)
+    work_dirs.test("a", "downloads/iter_4.pth", 42.0)
     (run,) = work_dirs.read()
-    assert run.evaluations == {4: dict(mIoU=42.0)}
+    assert run.evaluations[4]["mIoU"] == 41.0
+    assert len(work_dirs.notices) == 2
+    assert f"it tests a training in {work_dirs.root / 'gone'}, which is" in work_dirs.notices[0]
+    assert f"it tests a training in {work_dirs.root / 'downloads'}" in work_dirs.notices[1]
+
+
+def test_a_test_of_a_training_that_was_moved(work_dirs):
+    work_dirs.train("a", {4: 41.0})
+    work_dirs.test("tested", "old/place/a/iter_4.pth", 42.0)
+    (run,) = work_dirs.read()
+    assert run.evaluations[4]["mIoU"] == 42.0
+
+
+def test_a_training_from_other_weights(work_dirs):
+    work_dirs.train("a", {4: 41.0}, tested="'pretrained.pth'")
+    assert work_dirs.read() == []
+    assert "load_from is 'pretrained.pth', not None" in work_dirs.notices[0]
+
+
+def test_a_training_that_continues_one_that_is_not_here(work_dirs):
+    work_dirs.train("a", {4: 41.0}, tested="'/gone/iter_2.pth'", resume=True)
+    assert work_dirs.read() == []
+    assert "it continues a training in /gone, which is not among" in work_dirs.notices[0]
+
+
+def test_a_training_that_continues_in_another_work_dir(work_dirs):
+    work_dirs.train("a", {2: 40.0})
+    checkpoint = repr(str(work_dirs.root / "a" / "iter_2.pth"))
+    work_dirs.train("b", {4: 41.0}, tested=checkpoint, resume=True)
+    (run,) = work_dirs.read()
+    assert sorted(run.evaluations) == [2, 4]
 
 
 def test_a_test_that_also_writes_predictions(work_dirs):
     writing = '[dict(type="IoUMetric"), dict(type="DumpWholeDetResults", out_file_path="a.pkl")]'
+    work_dirs.train("a", {2: 41.0})
     work_dirs.test("a", "a/iter_4.pth", 42.0, evaluator=writing)
     assert len(work_dirs.read()) == 1
 
@@ -308,7 +343,7 @@ def test_a_test_of_a_training_with_other_settings(work_dirs):
     work_dirs.train("a", {4: 41.0}, lr=0.2)
     work_dirs.test("elsewhere", "a/iter_4.pth", 42.0)
     assert work_dirs.read() == []
-    assert "tests a training that is left out" in work_dirs.notices[1]
+    assert f"it tests a training in {work_dirs.root / 'a'}, which is not" in work_dirs.notices[1]
 
 
 def test_a_start_that_logged_nothing(work_dirs):

@@ -109,7 +109,8 @@ def _markdown_table(
     source = f" ({table.source})" if table.source else ""
     text = " ".join(filter(None, [table.note, f"Ours: {_shown(table, lines, pick)}."]))
     text = f"## {table.title}{source}\n\n{textwrap.fill(text, 100)}\n"
-    heads = ["model", "upsampler", "", *(m.heading for m in table.metrics), "params", "runs"]
+    varied = "setting" if table.name and not table.has_baseline else "upsampler"
+    heads = ["model", varied, "", *(m.heading for m in table.metrics), "params", "runs"]
     out = [heads, ["---"] * len(heads)]
     previous = None
     for line in lines:

@@ -31,8 +31,10 @@ FREE = {
     "keep_results",
 }
 WRITERS = ("DumpDetResults", "DumpResults", "DumpWholeDetResults")
-TRAINED = ("model", "train_cfg", "optim_wrapper", "param_scheduler", "train_dataloader")
-TRAINED_AND_TESTED = (*TRAINED, "val_dataloader", "val_evaluator")
+TRAINED = (
+    *("model", "train_cfg", "optim_wrapper", "param_scheduler", "custom_hooks"),
+    *("train_dataloader", "val_dataloader", "val_evaluator"),
+)
 TESTED = ("model", "test_dataloader", "test_evaluator")
 
 
@@ -68,7 +70,6 @@ def read_runs(
     """
     runs: dict[Path, Run] = {}  # the newest of each work dir
     found: list[Run] = []
-    changed: set[Path] = set()  # work dirs of trainings with other settings: tests of them too
     starts = [path.parent.parent for path in folder.rglob("vis_data/config.py")]
     work_dirs = sorted({start.parent for start in starts})
     names = {work_dir: config_name(work_dir, configs, notice) for work_dir in work_dirs}
@@ -85,18 +86,15 @@ def read_runs(
         if not test.is_file() and not log.is_file():
             notice(f"{start} has neither scalars nor metrics: it ended before it logged any")
             continue
-        places = TESTED if test.is_file() else TRAINED_AND_TESTED
+        places = TESTED if test.is_file() else TRAINED
+        if not test.is_file() and not settings.get("resume"):
+            places = (*places, "load_from")
         change = difference(settings, load(configs[config]), places)
         if change:
             notice(f"{start} is left out, because its settings are not those of {config}: {change}")
             if not test.is_file():
-                changed.add(work_dir.resolve())
-                runs.pop(work_dir.resolve(), None)
+                runs.pop(work_dir.resolve(), None)  # what is tested or continued later is this
             continue
-        if test.is_file() and _tested_folder(settings) in changed:
-            notice(f"{start} is left out, because it tests a training that is left out")
-            continue
-        changed.discard(work_dir.resolve())
         try:
             run = _run_of(start, config, settings, runs, is_test=test.is_file())
         except ValueError as error:
@@ -219,19 +217,36 @@ def _short(value: Any) -> str:
 def _run_of(
     start: Path, config: str, settings: Config, newest: dict[Path, Run], *, is_test: bool
 ) -> Run:
-    """The run that a start of a tool belongs to: one it continues or tests, or a new one."""
+    """The run that a start of a tool belongs to: the one it continues or tests, or a new one.
+
+    Raises:
+        ValueError: it continues or tests a training that is not here. What that was, nobody knows:
+            a checkpoint may have been downloaded.
+    """
     work_dir = start.parent.resolve()
     if is_test:
         _tested_step(settings)
-        # A test may have a work dir of its own, and a work dir may have been moved.
-        for place in (_tested_folder(settings), work_dir):
-            if place in newest and newest[place].config == config:
-                return newest[place]
-        work_dir = _tested_folder(settings)
-    if is_test or not settings.get("resume") or work_dir not in newest:
+        return newest[_trained_in(settings, config, newest, "tests")]
+    if settings.get("resume"):
+        # Of a work dir that was moved, the earlier start is in the same folder.
+        here = work_dir in newest and newest[work_dir].config == config
+        place = work_dir if here else _trained_in(settings, config, newest, "continues")
+        newest[work_dir] = newest[place]
+    else:
         seed = (settings.get("randomness") or {}).get("seed")
         newest[work_dir] = Run(config, f"{start.parent.name}/{start.name}", seed, length(settings))
     return newest[work_dir]
+
+
+def _trained_in(settings: Config, config: str, newest: dict[Path, Run], does: str) -> Path:
+    """The work dir of the training that wrote the checkpoint that was loaded."""
+    loaded = _loaded_from(settings)
+    if loaded in newest and newest[loaded].config == config:
+        return loaded
+    namesakes = [p for p in newest if p.name == loaded.name and newest[p].config == config]
+    if not loaded.exists() and len(namesakes) == 1:
+        return namesakes[0]  # it was moved
+    raise ValueError(f"it {does} a training in {loaded}, which is not among these runs")
 
 
 def length(settings: Config) -> int:
@@ -243,7 +258,7 @@ def length(settings: Config) -> int:
     return int(found)
 
 
-def _tested_folder(settings: Config) -> Path:
+def _loaded_from(settings: Config) -> Path:
     return Path(str(settings.get("load_from"))).parent.resolve()
 
 
