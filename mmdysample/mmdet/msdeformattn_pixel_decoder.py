@@ -31,19 +31,22 @@ class UpsampleMSDeformAttnPixelDecoder(TopDownPath, MSDeformAttnPixelDecoder):
 
     interpolation = "Bilinear"
 
-    def forward(self, feats: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
-        """Features of the backbone, fine to coarse -> mask feature (finest level), and the
-        ``num_outs`` coarsest levels, coarse to fine."""
-        left = len(self.lateral_convs)
-        strides = self.strides[left:]
-        encoder_levels = StandIn(
+    def __init__(self, *args, **kwargs) -> None:
+        super().__init__(*args, **kwargs)
+        strides = self.strides[len(self.lateral_convs) :]
+        self.without_path = StandIn(
             self,
             num_input_levels=self.num_encoder_levels,
             num_outs=self.num_encoder_levels,
             strides=strides,
-            point_generator=MlvlPointGenerator(strides, self.point_generator.offset),
+            point_generator=MlvlPointGenerator(strides),
             mask_feature=keep,
         )
-        y, outs = MSDeformAttnPixelDecoder.forward(encoder_levels, feats[left:])
+
+    def forward(self, feats: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
+        """Features of the backbone, fine to coarse -> mask feature (finest level), and the
+        ``num_outs`` coarsest levels, coarse to fine."""
+        encoded = feats[len(self.lateral_convs) :]
+        y, outs = MSDeformAttnPixelDecoder.forward(self.without_path, encoded)
         outs = [*outs, *self.climb(y, feats)]
         return self.mask_feature(outs[-1]), outs[: self.num_outs]

@@ -14,11 +14,12 @@ from mmdysample.registry import build_upsampler
 
 
 class StandIn:
-    """``self`` in one call of an upstream's method: a module with some attributes replaced.
+    """``self`` in calls of an upstream's method: a module with some attributes replaced.
 
     The forwards of upstream's pixel decoders end in the top-down path. Told that there is no level
     to climb, they do all that comes before it, and the path is left to us. The module itself does
-    not change, so that threads may share it.
+    not change, so that threads may share it. It is made once, in ``__init__``: torch.compile of
+    PyTorch 2.1 does not follow a module into an object that was made in the compiled function.
     """
 
     def __init__(self, module: nn.Module, **replaced: Any) -> None:
@@ -26,6 +27,9 @@ class StandIn:
         self.replaced = replaced
 
     def __getattr__(self, name: str) -> Any:
+        # How Python copies and pickles an object is not for the module to say.
+        if name.startswith("__"):
+            raise AttributeError(name)
         return self.replaced[name] if name in self.replaced else getattr(self.module, name)
 
 
@@ -70,12 +74,15 @@ class _MaskFormerDecoder(TopDownPath):
     interpolation = "Nearest"
     upstream: ClassVar[type[PixelDecoder]]
 
+    def __init__(self, *args, **kwargs) -> None:
+        super().__init__(*args, **kwargs)
+        self.without_path = StandIn(self, num_inputs=1, mask_feature=keep)
+
     def forward(
         self, feats: Sequence[Tensor], batch_img_metas: list[dict]
     ) -> tuple[Tensor, Tensor]:
         """Features of the backbone, fine to coarse -> mask feature (finest level), memory."""
-        coarsest = StandIn(self, num_inputs=1, mask_feature=keep)
-        y, memory = self.upstream.forward(coarsest, feats, batch_img_metas)
+        y, memory = self.upstream.forward(self.without_path, feats, batch_img_metas)
         return self.mask_feature([y, *self.climb(y, feats)][-1]), memory
 
 

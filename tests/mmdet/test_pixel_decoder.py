@@ -312,11 +312,19 @@ def test_the_class_is_equal_to_its_upstream_and_itself_alone():
     assert UpsamplePixelDecoder != TransformerEncoderPixelDecoder
     assert UpsamplePixelDecoder != UpsampleTransformerEncoderPixelDecoder
     assert len({UpsamplePixelDecoder, PixelDecoder}) == 2
-    decoder = make(upsample_cfg=dict(type="DySample"))
-    copied = pickle.loads(pickle.dumps(decoder))
-    for other in (copied, copy.deepcopy(decoder)):
-        assert type(other) is UpsamplePixelDecoder
-        assert other.state_dict().keys() == decoder.state_dict().keys()
+
+
+@every_host
+def test_copies_stand_for_themselves(host):
+    decoder = make(host, upsample_cfg=dict(type="DySample")).eval()
+    inputs, metas = make_inputs(), make_metas()
+    expected, _ = decoder(inputs, metas)
+    copies = [copy.deepcopy(decoder), pickle.loads(pickle.dumps(decoder))]
+    randomize(decoder, 3.0)
+    for other in copies:
+        assert type(other) is type(decoder)
+        assert torch.equal(other(inputs, metas)[0], expected)
+    assert not torch.equal(decoder(inputs, metas)[0], expected)
 
 
 def test_threads_may_share_a_decoder():
