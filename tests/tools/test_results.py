@@ -220,7 +220,9 @@ def test_a_line_that_is_cut_off(work_dirs):
     assert f"line 7 of {start / 'vis_data' / 'scalars.json'}" in notice and "cut off" in notice
 
 
-@pytest.mark.parametrize("line", ["[1, 2]", "\x00\x00\x00", '"text"'])
+@pytest.mark.parametrize(
+    "line", ["[1, 2]", "\x00\x00\x00", '"text"', '{"mIoU": 9, "step": "4"}', '{"mIoU": 9}']
+)
 def test_a_line_that_is_no_metrics(work_dirs, line):
     work_dirs.train("a", {4: 41.0}, end=line)
     (run,) = work_dirs.read()
@@ -529,6 +531,14 @@ def test_recorded_runs_come_back(tmp_path):
     assert results.read(path) == runs
     again = Run("segformer_x", runs[0].name, 0, 2, {2: {"mIoU": 50.0}})
     assert results.merge(results.read(path), [again]) == [again, runs[1]]
+
+
+@pytest.mark.parametrize("text", ["", "config,run\n", "{}\n1,2\n"])
+def test_a_damaged_record(text, tmp_path):
+    columns = ",".join(results.COLUMNS)
+    (tmp_path / "runs.csv").write_text(text.format(columns))
+    with pytest.raises((ValueError, TypeError)):
+        results.read(tmp_path / "runs.csv")
 
 
 def test_the_document_is_up_to_date():

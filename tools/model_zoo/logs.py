@@ -102,9 +102,9 @@ def read_runs(
             continue
         if not any(run is other for other in found):
             found.append(run)
-        for step, metrics in read_metrics(test if test.is_file() else log, notice):
-            step = _tested_step(settings) if step is None else step
-            run.evaluations.setdefault(step, {}).update(metrics)
+        step = _tested_step(settings) if test.is_file() else None
+        for at, metrics in read_metrics(log if step is None else test, step, notice):
+            run.evaluations.setdefault(at, {}).update(metrics)
     for run in found:
         if not run.finished:
             at = f"its last evaluation was after {max(run.evaluations)}" if run.evaluations else ""
@@ -147,9 +147,12 @@ def read_config(path: Path, notice: Callable[[str], None]) -> Config | None:
 
 
 def read_metrics(
-    path: Path, notice: Callable[[str], None]
-) -> Iterator[tuple[int | None, dict[str, float]]]:
-    """The evaluations in a file of JSON lines: the step, None of a test, and its metrics."""
+    path: Path, step: int | None, notice: Callable[[str], None]
+) -> Iterator[tuple[int, dict[str, float]]]:
+    """The evaluations in a file of JSON lines: after which step, and the metrics.
+
+    The lines of a test do not say the ``step``; those of a training do.
+    """
     for number, line in enumerate(path.read_text(errors="replace").splitlines(), start=1):
         try:
             entry = json.loads(line)
@@ -170,8 +173,11 @@ def read_metrics(
         if undefined:
             notice(f"{', '.join(undefined)} in line {number} of {path} is no number: left out")
         metrics = {key: value for key, value in metrics.items() if math.isfinite(value)}
-        if metrics:
-            yield entry.get("step"), metrics
+        at = entry.get("step") if step is None else step
+        if metrics and not isinstance(at, int):
+            notice(f"line {number} of {path} is left out: it says of no step")
+        elif metrics:
+            yield at, metrics
 
 
 def difference(ours: Any, theirs: Any, places: tuple[str, ...]) -> str:

@@ -86,8 +86,8 @@ MASK_RCNN_NOTE = (
     "four; the configs have the three of the usual FPN."
 )
 ABLATION_NOTE = (
-    "The table names no models: its rows with four groups have the results of Tables 4 and 6, so the "
-    "models are theirs. Rows that are settings of an existing config have none of their own."
+    "The table names no models: its rows with four groups have the results of Tables 4 and 6, so "
+    "the models are theirs. Rows that are settings of an existing config have none of their own."
 )
 
 TABLES = (
