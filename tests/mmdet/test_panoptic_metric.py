@@ -347,11 +347,12 @@ def test_two_processes_give_the_numbers_of_one(tmp_path):
     context = multiprocessing.get_context("fork")
     queue = context.Queue()
     processes = [
-        context.Process(target=_run_process, args=(rank, root, pictures, queue)) for rank in (0, 1)
+        context.Process(target=_run_process, args=(rank, root, pictures, queue), daemon=True)
+        for rank in (0, 1)
     ]
     for process in processes:
         process.start()
-    found = dict(queue.get(timeout=60) for _ in processes)
+    found = dict(queue.get(timeout=120) for _ in processes)
     for process in processes:
         process.join(timeout=60)
         assert process.exitcode == 0
