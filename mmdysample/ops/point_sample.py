@@ -82,5 +82,8 @@ def _by_grid_sample(x: Tensor, offset: Tensor, s: int, g: int) -> Tensor:
 
 def parts_of(channels: int) -> int:
     """Into how many parts alike to cut channels: of 8 to 16 each if their number allows it."""
-    divisors = [n for n in range(1, channels // 8 + 1) if channels % n == 0] or [1]
-    return next((n for n in divisors if channels // n <= 16), divisors[-1])
+    parts = 1
+    for divisor in range(1, channels // 8 + 1):
+        if channels % divisor == 0 and channels // parts > 16:
+            parts = divisor
+    return parts
