@@ -93,6 +93,10 @@ def documents(runs: list[Run], paths: dict[str, Path]) -> dict[Path, str]:
     """The files that are derived from configs and runs, and what is to be in them."""
     if not document.DOCUMENT.exists():
         raise UserError(f"{document.DOCUMENT} is missing: this works in a checkout alone")
+    try:
+        above = document.written_by_hand(document.DOCUMENT)
+    except ValueError as error:
+        raise UserError(str(error)) from error
     entries: dict[str, Entry] = {}
     for done, (name, path) in enumerate(paths.items(), start=1):
         if sys.stderr.isatty():
@@ -100,10 +104,7 @@ def documents(runs: list[Run], paths: dict[str, Path]) -> dict[Path, str]:
         entries[name] = derive(path)
     if sys.stderr.isatty():
         print("\r\033[K", end="", file=sys.stderr)
-    try:
-        tables = document.whole_document(document.DOCUMENT, runs, entries)
-    except ValueError as error:
-        raise UserError(str(error)) from error
+    tables = document.whole_document(above, runs, entries)
     return {document.DOCUMENT: tables, **metafiles.texts(runs, entries)}
 
 

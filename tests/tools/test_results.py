@@ -8,6 +8,7 @@ import json
 import math
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -16,6 +17,8 @@ import pytest
 
 pytest.importorskip("mmdet", reason="needs mmdet: bash tools/setup_env.sh installs it")
 pytest.importorskip("mmseg", reason="needs mmseg: bash tools/setup_env.sh installs it")
+
+import yaml
 
 from tests.engine.toy import write_config
 from tests.engine.zygote import ROOT, TEST, TRAIN
@@ -543,9 +546,9 @@ def test_a_damaged_record(text, tmp_path):
 
 def test_the_document_is_up_to_date():
     """With the metafiles, that is; tests/configs/test_metafiles.py compares these with configs."""
-    text = document.DOCUMENT.read_text()
-    expected = document.whole_document(document.DOCUMENT, results.read(), read_entries())
-    assert text == expected, "run: python tools/results.py --write"
+    above = document.written_by_hand(document.DOCUMENT)
+    expected = document.whole_document(above, results.read(), read_entries())
+    assert document.DOCUMENT.read_text() == expected, "run: python tools/results.py --write"
 
 
 # ---------------------------------------------------------------- the tool
@@ -606,3 +609,71 @@ def test_nothing_that_can_be_shown(tmp_path, zygote):
     note, error = result.stderr.splitlines()
     assert note.startswith("note: ") and "mine is no config of this project" in note
     assert error == f"error: none of the 1 starts of tools in {dirs.root} is a run to show"
+
+
+@pytest.fixture
+def checkout(tmp_path) -> Path:
+    """A project of a few configs with a run of one of them, of two epochs."""
+    project = tmp_path / "project"
+    shutil.copytree(ROOT / "tools" / "model_zoo", project / "tools" / "model_zoo")
+    shutil.copy(TOOL, project / "tools")
+    results.write([], project / "tools" / "model_zoo" / "runs.csv")
+    for folder in ("_base_", "retinanet"):
+        shutil.copytree(ROOT / "configs" / folder, project / "configs" / folder)
+    (project / "configs" / "retinanet" / "metafile.yml").unlink()
+    (project / "docs").mkdir()
+    (project / "docs" / "model_zoo.md").write_text(f"# By hand\n\n{document.MARKER}\nold\n")
+    name = "retinanet_r50_fpn_dysample_1x_coco"
+    start = tmp_path / "work_dirs" / name / "20260101_000000"
+    (start / "vis_data").mkdir(parents=True)
+    base = project / "configs" / "retinanet" / f"{name}.py"
+    for path in (start / "vis_data" / "config.py", start.parent / f"{name}.py"):
+        path.write_text(f"_base_ = {str(base)!r}\n")
+    evaluations = [dict(step=step, **{"coco/bbox_mAP": step / 100 + 0.25}) for step in (11, 12)]
+    lines = "".join(json.dumps(each) + "\n" for each in evaluations)
+    (start / "vis_data" / "scalars.json").write_text(lines)
+    return project
+
+
+def test_record_write_and_check(checkout, tmp_path, zygote):
+    tool, page = checkout / "tools" / "results.py", checkout / "docs" / "model_zoo.md"
+    check = zygote.run(tool, "--check", cwd=tmp_path)
+    assert check.status == 2
+    files = "docs/model_zoo.md, configs/retinanet/metafile.yml, model-index.yml"
+    assert check.stderr.startswith(f"error: not up to date: {files}; python tools/results.py")
+    assert page.read_text().endswith("old\n")
+
+    record = zygote.run(tool, "work_dirs", "--record", cwd=tmp_path)
+    assert record.status == 0, record.stderr
+    assert record.stderr.splitlines() == [
+        "recorded 1 runs in tools/model_zoo/runs.csv",
+        *(f"wrote {name}" for name in files.split(", ")),
+    ]
+    text = page.read_text()
+    assert text.startswith(f"# By hand\n\n{document.MARKER}\n\n## SegFormer-B1")
+    assert "| ours | 37.00 | +16,384 | 1 |" in text and "\nold\n" not in text
+    metafile = yaml.safe_load((checkout / "configs" / "retinanet" / "metafile.yml").read_text())
+    measured = {model["Name"]: model.get("Results") for model in metafile["Models"]}
+    own = measured.pop("retinanet_r50_fpn_dysample_1x_coco")
+    assert own == [dict(Task="Object Detection", Dataset="COCO", Metrics={"box AP": 37.0})]
+    assert set(measured.values()) == {None}
+
+    # The work dirs are not needed any more, and what was written stays.
+    shutil.rmtree(tmp_path / "work_dirs")
+    assert zygote.run(tool, "--check", cwd=tmp_path).status == 0
+    (checkout / "configs" / "retinanet" / "retinanet_r50_fpn_nearest_1x_coco.py").unlink()
+    assert zygote.run(tool, "--check", cwd=tmp_path).status == 2
+
+
+@pytest.mark.parametrize("damage", ["page", "marker", "record"])
+def test_a_damaged_checkout(damage, checkout, tmp_path, zygote):
+    page, record = checkout / "docs/model_zoo.md", checkout / "tools/model_zoo/runs.csv"
+    says = dict(page="is missing: this works in a checkout", marker="has no line <!--")
+    says["record"] = "runs.csv cannot be read: columns of"
+    if damage == "page":
+        page.unlink()
+    else:
+        (page if damage == "marker" else record).write_text("something else\n")
+    run = zygote.run(checkout / "tools" / "results.py", "--write", cwd=tmp_path)
+    assert run.status == 2 and run.stderr.count("\n") == 1
+    assert says[damage] in run.stderr

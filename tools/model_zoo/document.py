@@ -197,8 +197,8 @@ def comma_separated(runs: list[Run], entries: dict[str, Entry], pick: str | None
     return text.getvalue()
 
 
-def whole_document(path: Path, runs: Iterable[Run], entries: dict[str, Entry]) -> str:
-    """A document whose tables are those of today; what is above the marker stays.
+def written_by_hand(path: Path) -> str:
+    """What is above the marker of a document, with it.
 
     Raises:
         ValueError: there is no marker.
@@ -206,4 +206,9 @@ def whole_document(path: Path, runs: Iterable[Run], entries: dict[str, Entry]) -
     above, found, _ = path.read_text(encoding="utf-8").partition(MARKER)
     if not found:
         raise ValueError(f"{path} has no line {MARKER}")
-    return f"{above}{MARKER}\n\n{markdown(list(runs), entries, folder=path.parent)}"
+    return above + MARKER
+
+
+def whole_document(above: str, runs: Iterable[Run], entries: dict[str, Entry]) -> str:
+    """The document with the tables of today below what was written by hand."""
+    return f"{above}\n\n{markdown(list(runs), entries)}"
