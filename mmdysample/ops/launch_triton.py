@@ -2,8 +2,8 @@
 
 A kernel has a short list of configurations, the first of which is a fair choice anywhere. At the
 first call of a kernel for a class of sizes (powers of two) Triton's autotuner times the list, some
-30 ms each after compilation, and keeps the fastest for the process; where Triton can (3.4 and
-newer) also in its cache on disk, for the next process. Nothing is tuned
+30 ms each after compilation, and keeps the fastest for the process; where it can
+(``cache_results``) also in Triton's cache on disk, for the next process. Nothing is tuned
 
 - where results must be the same in every run (``torch.use_deterministic_algorithms``): the order
   in which a kernel adds depends on its configuration;

@@ -12,7 +12,7 @@ from torch import Tensor
 from mmdysample.ops import point_sample_ops
 from mmdysample.ops.backend import uses_triton
 from mmdysample.ops.precision import float32_or_more
-from mmdysample.ops.window_ops import is_exporting
+from mmdysample.ops.window_ops import check_same_device, is_exporting
 
 
 def point_sample(x: Tensor, offset: Tensor, scale_factor: int = 2, groups: int = 1) -> Tensor:
@@ -39,7 +39,7 @@ def point_sample(x: Tensor, offset: Tensor, scale_factor: int = 2, groups: int =
         in float64 if ``x`` is.
 
     Raises:
-        ValueError: shapes that do not fit together.
+        ValueError: shapes that do not fit together, or two devices.
     """
     s, g = scale_factor, groups
     if x.dim() != 4 or x.shape[1] % g:
@@ -48,6 +48,7 @@ def point_sample(x: Tensor, offset: Tensor, scale_factor: int = 2, groups: int =
     expected = (batch, 2 * g * s * s, height, width)
     if offset.shape != expected:
         raise ValueError(f"offset must be {expected} for {s=}, {g=}, got {tuple(offset.shape)}")
+    check_same_device("x", x, "offset", offset)
     if not is_exporting() and uses_triton("point_sample", s * s * height * width, x, offset):
         return point_sample_ops.point_sample(x, offset, s, g)
     return _by_grid_sample(x, offset, s, g)

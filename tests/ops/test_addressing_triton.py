@@ -29,7 +29,7 @@ STEP = 2**30
 MAP_NORESERVE = 0x4000
 # name: function, shapes with at least three of everything that has a stride, settings
 CASES = {
-    "point_sample": (point_sample, (3, 3, 3, 3), (3, 2, 3, 3), (1, 1)),
+    "point_sample": (point_sample, (3, 3, 3, 3), (3, 6, 3, 3), (1, 3)),
     "reassemble": (reassemble, (3, 3, 3, 3), (3, 9, 3, 3), (3, 1, 1)),
     "local_similarity": (local_similarity, (3, 3, 3, 3), (3, 3, 3, 3), (3, 1)),
 }

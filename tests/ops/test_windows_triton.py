@@ -56,8 +56,14 @@ def test_equals_loop(name, shape):
     assert_close(out, loop(*inputs, *settings))
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
-@pytest.mark.parametrize("shape", SHAPES[:4] + SHAPES[-1:], ids=IDS[:4] + IDS[-1:])
+@pytest.mark.parametrize(
+    ("shape", "dtype"),
+    [
+        *((shape, torch.float32) for shape in SHAPES),
+        *((shape, dtype) for shape in SHAPES[1:3] for dtype in (torch.float16, torch.bfloat16)),
+    ],
+    ids=str,
+)
 @pytest.mark.parametrize("name", OPERATIONS)
 def test_dtypes_and_gradients(name, shape, dtype):
     """Only inputs and results are rounded: unfolding them in float64 is the truth."""
@@ -107,7 +113,7 @@ def test_memory_formats(name, memory_format):
 @pytest.mark.parametrize("name", OPERATIONS)
 def test_numeric_gradients_of_both_orders(name):
     function = OPERATIONS[name][0]
-    inputs, settings = make_inputs(name, 1, 2, 2, 3, 3, 2, 1)
+    inputs, settings = make_inputs(name, 1, 1, 2, 2, 3, 2, 1)
     inputs = on(torch.float64, *inputs)
 
     def call(*maps):
