@@ -37,7 +37,6 @@ class UpsampleMSDeformAttnPixelDecoder(TopDownPath, MSDeformAttnPixelDecoder):
         self.without_path = StandIn(
             self,
             num_input_levels=self.num_encoder_levels,
-            num_outs=self.num_encoder_levels,
             strides=strides,
             point_generator=MlvlPointGenerator(strides),
             mask_feature=keep,

@@ -119,7 +119,7 @@ def boundary_areas(
         Three tensors of shape (num_classes,), int64, on the CPU.
     """
     known = label != ignore_index
-    pred = torch.where(known, pred, ignore_index)
+    pred, label = torch.where(known, pred, -1), torch.where(known, label, -1)
     height, width = label.shape
     distance = max(1, round(dilation_ratio * (height**2 + width**2) ** 0.5))
     pred_band = boundary_band(pred, distance) & known

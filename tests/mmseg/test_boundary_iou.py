@@ -127,6 +127,18 @@ def test_what_is_predicted_in_ignored_pixels_does_not_matter():
         assert torch.equal(areas, expected)
 
 
+def test_a_class_may_be_the_ignored_label():
+    """Where it is predicted and something else is true, it is one more wrong class."""
+    pred, label = draw_pair(31, 40)
+    label[label == 4] = 0
+    assert ((pred == 4) & (label != IGNORED)).any()
+    expected = boundary_iou([(pred.numpy(), label.numpy())], 6, 0.02)
+    assert expected[4] == 0
+    label[label == IGNORED] = 4
+    result = evaluate(make(ignore_index=4), [(pred, label)])
+    assert result["bIoU"] == round(100 * np.nanmean(expected), 2)
+
+
 def test_a_perfect_prediction_has_100_percent():
     _, label = draw_pair(31, 40)
     right = torch.where(label == IGNORED, 0, label)
