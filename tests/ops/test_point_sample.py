@@ -220,3 +220,8 @@ def test_parts_of_channels_make_no_difference(device):
     expected = torch.autograd.grad(torch.cat(alone, dim=1).square().sum(), (x, offset))
     for actual, wanted in zip(grads, expected, strict=True):
         assert_close(actual, wanted)
+
+
+def test_two_devices_are_refused():
+    with pytest.raises(ValueError, match="x and offset must be on one device, got cpu and meta"):
+        point_sample(torch.zeros(1, 4, 3, 5), torch.zeros(1, 8, 3, 5, device="meta"), 2)

@@ -60,13 +60,14 @@ def test_every_configuration_computes_the_same(name, memory_format, monkeypatch)
     for kernel, *_ in launched:
         kernel._tuner = None
 
-    def launch_in_turn(self, grid, *arguments, on, **constants):
-        config = self.configurations[turn % len(self.configurations)]
-        options = dict(num_warps=config.num_warps) if CUDA else {}
-        self.function[grid](*arguments, **constants, **config.kwargs, **options)
-
-    monkeypatch.setattr(launch_triton.Kernel, "launch", launch_in_turn)
     for turn in range(1, max(len(kernel.configurations) for kernel, *_ in launched)):
+
+        def launch_it(self, grid, *arguments, on, turn=turn, **constants):
+            config = self.configurations[turn % len(self.configurations)]
+            options = dict(num_warps=config.num_warps) if CUDA else {}
+            self.function[grid](*arguments, **constants, **config.kwargs, **options)
+
+        monkeypatch.setattr(launch_triton.Kernel, "launch", launch_it)
         for value, wanted in zip(run("triton", function, inputs, settings), expected, strict=True):
             assert_close(value, wanted)
 
