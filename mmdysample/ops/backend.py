@@ -47,7 +47,10 @@ def _checked(backend: str, source: str) -> str:
 
 def _why_triton_is_unusable() -> str | None:
     """Without importing Triton, which takes a second and is left to when it is needed."""
-    spec = importlib.util.find_spec("triton")
+    try:
+        spec = importlib.util.find_spec("triton")
+    except (ImportError, ValueError):  # kept out by an import hook, or a stand-in without a spec
+        spec = None
     if spec is None or spec.origin is None:
         return "Triton is not installed"
     source = Path(spec.origin).read_text(encoding="utf-8")
