@@ -88,7 +88,10 @@ def test_gradcheck(shape, device):
     # Bilinear weights have kinks at pixel centres: stay 0.2 pixels away from them.
     offset = torch.randint(-2, 2, offset.shape, device=device) + 0.2 + 0.6 * torch.rand_like(offset)
     inputs = x.requires_grad_(), offset.requires_grad_()
-    assert torch.autograd.gradcheck(lambda x, offset: point_sample(x, offset, *shape[4:]), inputs)
+    # On a GPU atomics add up in any order.
+    assert torch.autograd.gradcheck(
+        lambda x, offset: point_sample(x, offset, *shape[4:]), inputs, nondet_tol=1e-12
+    )
 
 
 @pytest.mark.parametrize("offset_dtype", [torch.float32, None], ids=["float32-offset", "same"])
