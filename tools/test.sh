@@ -17,6 +17,6 @@ export OMP_WAIT_POLICY=${OMP_WAIT_POLICY:-PASSIVE}
 started=$SECONDS
 "$VENV/bin/ruff" check .
 "$VENV/bin/ruff" format --check .
-"$VENV/bin/shellcheck" -x tools/*.sh .ci/run
+"$VENV/bin/shellcheck" -x tools/*.sh tools/benchmark/*.sh .ci/run
 "$VENV/bin/python" -m pytest --durations=15 "$@" </dev/null
 echo "All checks passed in $((SECONDS - started)) s."

@@ -301,10 +301,13 @@ def _plain_values(condition: ast.expr, known: dict) -> dict[str, object]:
 
 @_explainer(IndexError)
 def _label_beyond_the_classes(error: IndexError) -> str | None:
-    found = re.fullmatch(r"Target (-?\d+) is out of bounds\.?", str(error))
+    # Of cross entropy; of MaskFormer's matching, which has one class more for 'nothing'.
+    found = re.fullmatch(r"Target (-?\d+) is out of bounds\.?", str(error)) or re.fullmatch(
+        r"index (\d+) is out of bounds for dimension 0 with size \d+", str(error)
+    )
     owners = [frame.f_locals.get("self") for frame in frames(error)]
     heads = [owner for owner in owners if hasattr(owner, "num_classes")]
-    if found is None or not heads:
+    if found is None or not heads or 0 <= int(found[1]) < heads[-1].num_classes:
         return None
     kind, classes = type(heads[-1]).__name__, heads[-1].num_classes
     return (

@@ -89,6 +89,7 @@ def trainable(model: torch.nn.Module) -> int:
 def test_every_config_builds_with_the_upsampler_of_its_name(path):
     model = build_to_count(path)
     host = model.decode_head if hasattr(model, "decode_head") else model.neck
+    host = getattr(host, "pixel_decoder", host)
     slug = next(part for part in path.stem.split("_") if part in STAGE_WEIGHTS)
     assert {type(m).__name__.lower() for m in host.upsample_modules} == {slug.split("-")[0]}
     stage = sum(p.numel() for p in host.upsample_modules[0].parameters() if p.dim() > 1)
