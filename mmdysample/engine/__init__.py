@@ -4,6 +4,7 @@ checkpoint.py   checkpoints load without running code
 atomic.py       files are written whole or not at all
 hooks.py        checkpoints are written whole; randomness is a function of the iteration
 seeding.py      every sample's randomness is a function of its place in the run
+labels.py       label maps are checked when they are read
 resume.py       which checkpoint a run continues from
 runner.py       the Runner that puts these together
 arguments.py    the command line that the tools share

@@ -95,6 +95,17 @@ class MMDet(Family):
 
     def augment(self, cfg: Config) -> None:
         """The config's tta_model and tta_pipeline, else the image and its mirror image."""
+        masks = [
+            name
+            for part in (cfg.model, cfg.model.get("roi_head") or {})
+            for name in ("panoptic_fusion_head", "mask_head")
+            if part.get(name) is not None
+        ]
+        if masks and "tta_model" not in cfg:
+            raise UserError(
+                f"--tta merges boxes alone, and this model has a {masks[0]}: test it without, or "
+                "set a tta_model in the config that merges what it predicts"
+            )
         if "tta_model" not in cfg:
             print_log("--tta: the config has no tta_model, boxes are merged by NMS at IoU 0.5")
             nms = dict(nms=dict(type="nms", iou_threshold=0.5), max_per_img=100)

@@ -19,6 +19,7 @@ from mmengine.registry import DATA_SAMPLERS, DATASETS
 from torch.utils.data import BatchSampler, Sampler
 
 from mmdysample.engine.errors import UserError, explain
+from mmdysample.engine.labels import check_label_maps
 
 
 class Draw(NamedTuple):
@@ -46,6 +47,7 @@ class PlacedDataset:
     def __init__(self, dataset: Any):
         if isinstance(dataset, dict):
             dataset = DATASETS.build(dataset)
+        check_label_maps(dataset)
         self.__dict__["_wrapped"] = dataset
 
     def __getattr__(self, name: str) -> Any:

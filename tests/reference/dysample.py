@@ -94,8 +94,7 @@ def dysample_torch(
     initial_position: str = "bilinear",
 ) -> Tensor:
     """In PyTorch, differentiable: offsets shuffled to the output's resolution, then grid_sample."""
-    s, g = scale_factor, groups
-    batch, channels, height, width = x.shape
+    s = scale_factor
 
     def project(weight: Tensor, bias: Tensor | None) -> Tensor:
         """(B, C, H, W) -> (B, 2*g, s*H, s*W)."""
@@ -109,7 +108,7 @@ def dysample_torch(
     else:
         factor = 0.5 if scope_factor is None else scope_factor
         offset = offset * factor * torch.sigmoid(project(scope_weight, scope_bias))
-    return _sample_shuffled(x, offset, s, g, initial_position)
+    return _sample_shuffled(x, offset, s, groups, initial_position)
 
 
 def point_sample_torch(x: Tensor, offset: Tensor, scale_factor: int = 2, groups: int = 1) -> Tensor:

@@ -18,6 +18,8 @@ import torch
 pytest.importorskip("mmdet", reason="needs mmdet: bash tools/setup_env.sh installs it")
 pytest.importorskip("mmseg", reason="needs mmseg: bash tools/setup_env.sh installs it")
 
+from PIL import Image
+
 from mmdysample import Bilinear, DySample, build_upsampler
 from tests.engine.toy import draw_data, write_config
 from tests.engine.zygote import TEST, TRAIN
@@ -67,6 +69,18 @@ def spoil_pictures(folder: Path) -> None:
 def spoil_labels(folder: Path) -> None:
     for path in (folder / "data" / "labels").iterdir():
         path.write_bytes(path.read_bytes()[:60])
+
+
+def widen_labels(folder: Path) -> None:
+    for path in (folder / "data" / "labels").iterdir():
+        with Image.open(path) as labels:
+            labels.resize((100, 80)).save(path)
+
+
+def relabel(folder: Path) -> None:
+    for path in (folder / "data" / "labels").iterdir():
+        with Image.open(path) as labels:
+            labels.point(lambda value: 7 * value).save(path)
 
 
 class Malicious:
@@ -294,7 +308,27 @@ TOOLS = {
         family="segmentor",
         spoil=lambda f: shutil.rmtree(f / "data" / "labels"),
     ),
+    "label-of-another-size": Case(
+        ("labels/00", "80x100", "images/00", "(height x width)"),
+        family="segmentor",
+        config=IN_PROCESS,
+        spoil=widen_labels,
+    ),
+    "label-of-another-size-in-worker": Case(
+        ("labels/00", "80x100", "images/00"), family="segmentor", spoil=widen_labels
+    ),
+    "label-beyond-the-classes": Case(
+        ("labels/00", "label 7", "2 classes, 0 to 1", "255"),
+        family="segmentor",
+        spoil=relabel,
+    ),
     # checkpoints
+    "tta-of-masks": Case(
+        ("--tta", "boxes", "mask_head"),
+        arguments=("config.py", "good.pth", "--tta"),
+        config='model["roi_head"] = dict(type="StandardRoIHead", mask_head=dict())\n',
+        **TESTING,
+    ),
     "checkpoint-missing": Case(
         ("nowhere.pth", "does not exist"), arguments=("config.py", "nowhere.pth"), **TESTING
     ),

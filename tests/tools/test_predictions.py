@@ -19,7 +19,7 @@ import cv2
 import matplotlib.pyplot as plt
 from mmengine.structures import InstanceData, PixelData
 
-from mmdysample.engine.errors import run_tool
+from mmdysample.engine.errors import UserError, run_tool
 from tools.analysis import predictions as tool
 
 CONFIG = Path(__file__).parents[2] / "configs/shapes/faster-rcnn_r18_fpn_nearest_shapes.py"
@@ -99,3 +99,8 @@ def test_a_wrong_argument_is_one_sentence(monkeypatch, capsys, tmp_path, options
     assert status == 2
     assert len(errors) == 1 and expected in errors[0]
     assert not list(tmp_path.iterdir())
+
+
+def test_a_model_without_boxes_is_told_so(axes):
+    with pytest.raises(UserError, match="predicts no boxes"):
+        tool.draw_predicted_boxes(axes, SimpleNamespace(), CLASSES, 0.5)

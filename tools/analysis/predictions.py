@@ -112,6 +112,11 @@ def draw_true_boxes(axes: Axes, sample: Any, classes: Classes) -> None:
 
 
 def draw_predicted_boxes(axes: Axes, sample: Any, classes: Classes, least_score: float) -> None:
+    if not hasattr(sample, "pred_instances"):
+        raise UserError(
+            "the model predicts no boxes (pred_instances), which are what is drawn here of a "
+            "detector; tools/test.py --show-dir draws panoptic segments"
+        )
     found = sample.pred_instances.cpu()
     found = found[found.scores >= least_score]
     found = found[found.scores.argsort()]
