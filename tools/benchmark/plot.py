@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -90,12 +91,19 @@ def draw_latency(rows: Sequence[Row], path: Path) -> None:
                 if (name, way) in found:
                     value = max(float(found[name, way][column]), least / 2)
                     place = y + (i - (len(ways) - 1) / 2) * height
-                    axis.barh(place, value, height, color=COLORS[way])
+                    bar = axis.barh(place, value, height, color=COLORS[way])
+                    axis.bar_label(bar, [f"{value:.3g}"], padding=2, fontsize=7)
         bilinear = [float(r[column]) for key, r in found.items() if key[1] == "bilinear"]
         if bilinear and column == "p50_ms":
             middle = sorted(bilinear)[len(bilinear) // 2]
             axis.axvline(middle, color=COLORS["bilinear"], linestyle="--", linewidth=1.5)
-        axis.set(xscale="log", title=title, yticks=range(len(names)), yticklabels=names)
+        axis.set(
+            xscale="log",
+            title=title,
+            xlim=(decade_below(least), 2 * max(values)),
+            yticks=range(len(names)),
+            yticklabels=names,
+        )
         axis.grid(axis="x", which="both", alpha=0.25)
         axis.set_axisbelow(True)
     axes[0].invert_yaxis()
@@ -109,6 +117,11 @@ def draw_latency(rows: Sequence[Row], path: Path) -> None:
     figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), frameon=False)
     figure.savefig(path, dpi=110)
     plt.close(figure)
+
+
+def decade_below(value: float) -> float:
+    """Where an axis of bars starts."""
+    return 10 ** math.floor(math.log10(value / 1.5))
 
 
 def draw_growth(rows: Sequence[Row], path: Path) -> None:
@@ -137,9 +150,13 @@ def draw_growth(rows: Sequence[Row], path: Path) -> None:
                     color=colors.get(name),
                     label=name,
                 )
-        axis.set(xscale="log", yscale="log", xlabel=SWEEPS[sweep], ylabel="forward, ms")
+        axis.set(xscale="log", yscale="log", xlabel=SWEEPS[sweep])
+        extents = sorted({extent(row) for row in rows if row["sweep"] == sweep})
+        axis.set_xticks(extents, [f"{value:,.0f}" for value in extents])
+        axis.set_xticks([], minor=True)
         axis.grid(which="both", alpha=0.25)
-    figure.suptitle(f"How time grows from {rows[0]['channels']} channels, {rows[0]['device']}")
+    axes[0][0].set_ylabel("forward, ms")
+    figure.suptitle(f"How time grows, float32 on {rows[0]['device']}")
     handles, labels = axes[0][0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside right center", frameon=False, fontsize=8)
     figure.savefig(path, dpi=110)
