@@ -396,6 +396,13 @@ def _missing_file(error: FileNotFoundError) -> str | None:
 
 @_explainer(ImportError)
 def _missing_package(error: ImportError) -> str | None:
+    if "panopticapi" in str(error):
+        return (
+            "this config loads or evaluates panoptic segments with panopticapi, which is not "
+            "installed: use LoadPanopticSegments, PanopticQualityMetric and "
+            "PanopticLocalVisualizer of mmdysample, as the configs in configs/panoptic_fpn do, or "
+            "derive yours from one of them"
+        )
     name = (error.name or "").split(".")[0]
     if name in ("mmcv", "mmdet", "mmengine", "mmseg"):
         return f"{name} is not installed or not complete ({error}); tools/setup_env.sh installs it"

@@ -52,6 +52,7 @@ class Family(ABC):
                 "--show and --show-dir need default_hooks = dict(visualization=...) in the config"
             )
         hook["draw"] = True
+        hook["interval"] = 1  # every image, where mmseg draws one of fifty
         if show:
             hook["show"] = True
             hook["wait_time"] = wait_time

@@ -16,10 +16,12 @@ from typing import Any
 import mmengine
 from mmengine.config import Config
 from mmengine.infer import BaseInferencer
+from mmengine.runner import CheckpointLoader
+from torch import nn
 
 import mmdysample
 import mmdysample.engine.config  # mmengine's list_models knows "mmdysample" then
-from mmdysample.engine.checkpoint import check_is_whole, install_safe_loading
+from mmdysample.engine.checkpoint import CheckpointError, check_is_whole, install_safe_loading
 from mmdysample.engine.errors import UserError
 from mmdysample.engine.families import family_of
 from mmdysample.registry import did_you_mean
@@ -78,4 +80,27 @@ def open_inferencer(
     install_safe_loading()
     module, name = INFERENCERS[family.package]
     inferencer = getattr(importlib.import_module(module), name)
-    return inferencer(model=path, weights=weights, device=device, **settings)
+    opened = inferencer(model=path, weights=weights, device=device, **settings)
+    if weights is not None:
+        _check_fit(opened.model, weights)
+    return opened
+
+
+def _check_fit(model: nn.Module, weights: str) -> None:
+    """Refuse a checkpoint that has left parameters at random; mmengine only logs their names."""
+    checkpoint = CheckpointLoader.load_checkpoint(weights, map_location="cpu")
+    state = checkpoint.get("state_dict", checkpoint)
+    shapes = {name.removeprefix("module."): value.shape for name, value in state.items()}
+    needed = {name: value.shape for name, value in model.named_parameters()}
+    # Older names, which a module understands while it loads, end alike.
+    endings = {(name.rpartition(".")[2], shape) for name, shape in shapes.items()}
+    left = [
+        name
+        for name, shape in needed.items()
+        if shapes.get(name) != shape and (name.rpartition(".")[2], shape) not in endings
+    ]
+    if left:
+        raise CheckpointError(
+            f"checkpoint {weights} does not fit this model: {len(left)} of its {len(needed)} "
+            f"parameters are missing there or have another shape, such as {left[0]}"
+        )

@@ -39,7 +39,8 @@ class UpsampleFCNMaskHead(FCNMaskHead):
             upsample_cfg = dict(type="deconv", scale_factor=2)
         is_dict = isinstance(upsample_cfg, Mapping)
         if is_dict and upsample_cfg.get("type", "") in _UPSTREAM_TYPES:
-            super().__init__(*args, upsample_cfg=dict(upsample_cfg), **kwargs)
+            upsample_cfg = dict(scale_factor=2) | dict(upsample_cfg)
+            super().__init__(*args, upsample_cfg=upsample_cfg, **kwargs)
             return
         settings = dict(upsample_cfg) if is_dict else upsample_cfg
         scale_factor = settings.pop("scale_factor", 2) if is_dict else 2

@@ -63,7 +63,8 @@ class BoundaryIoUMetric(IoUMetric):
 
     def _checked_maps(self, sample: dict, num_classes: int) -> tuple[Tensor, Tensor]:
         """Prediction and ground truth of a sample, both (H, W)."""
-        pred = sample["pred_sem_seg"]["data"].squeeze(0)
+        # floating point in binary segmentation
+        pred = sample["pred_sem_seg"]["data"].squeeze(0).long()
         image = sample.get("img_path", "a sample")
         if "gt_sem_seg" not in sample:
             raise ValueError(

@@ -64,7 +64,7 @@ def _why_triton_is_unusable() -> str | None:
 
 
 # Plain values of the module: torch.compile reads them while it traces, and guards on them.
-_backend = _checked(os.environ.get(VARIABLE, "auto"), VARIABLE)
+_backend = os.environ.get(VARIABLE, "auto")
 _unusable = _why_triton_is_unusable()
 _interpreted = os.environ.get("TRITON_INTERPRET") == "1"
 _capable: dict[int | None, bool] = {}
@@ -73,8 +73,12 @@ _is_compiling = getattr(torch.compiler, "is_compiling", None) or torch._utils.is
 
 
 def get_backend() -> str:
-    """'auto', 'torch' or 'triton'."""
-    return _backend
+    """'auto', 'torch' or 'triton'.
+
+    Raises:
+        ValueError: the environment variable has another value.
+    """
+    return _checked(_backend, VARIABLE)
 
 
 def set_backend(backend: str) -> None:
@@ -124,6 +128,7 @@ def uses_triton(operation: str, pixels: int, *maps: Tensor) -> bool:
 
 def _reason_against(pixels: int, maps: tuple[Tensor, ...]) -> str | None:
     """None if Triton can be used and should be."""
+    get_backend()
     if _backend == "torch":
         return "Triton is switched off"
     kind = maps[0].device.type

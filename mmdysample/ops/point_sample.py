@@ -12,7 +12,7 @@ from torch import Tensor
 from mmdysample.ops import point_sample_ops
 from mmdysample.ops.backend import uses_triton
 from mmdysample.ops.precision import float32_or_more
-from mmdysample.ops.window_ops import check_same_device, is_exporting
+from mmdysample.ops.window_ops import check_map, check_same_device, check_windows, is_exporting
 
 
 def point_sample(x: Tensor, offset: Tensor, scale_factor: int = 2, groups: int = 1) -> Tensor:
@@ -24,8 +24,9 @@ def point_sample(x: Tensor, offset: Tensor, scale_factor: int = 2, groups: int =
         row     row + offset[b, (1, k, i, j), row, col]
 
     in units of input pixels, counted from the centre of the pixel and clamped to the outermost
-    pixel centres. It becomes pixel (s*row + i, s*col + j) of the result. Zero offsets give nearest
-    interpolation; the sub-pixel centres, (i - (s-1)/2)/s, give bilinear interpolation.
+    pixel centres; one that is not a number lies in the first pixel. It becomes pixel
+    (s*row + i, s*col + j) of the result. Zero offsets give nearest interpolation; the sub-pixel
+    centres, (i - (s-1)/2)/s, give bilinear interpolation.
 
     Args:
         x: (B, C, H, W), floating point.
@@ -39,10 +40,13 @@ def point_sample(x: Tensor, offset: Tensor, scale_factor: int = 2, groups: int =
         in float64 if ``x`` is.
 
     Raises:
-        ValueError: shapes that do not fit together, or two devices.
+        TypeError: ``x`` is not floating point, a setting is no integer.
+        ValueError: shapes that do not fit together, a setting below 1, or two devices.
     """
+    check_windows(1, scale_factor, groups)
+    check_map("x", x)
     s, g = scale_factor, groups
-    if x.dim() != 4 or x.shape[1] % g:
+    if x.shape[1] % g:
         raise ValueError(f"x must be (B, C, H, W) with C divisible by {g=}, got {tuple(x.shape)}")
     batch, _, height, width = x.shape
     expected = (batch, 2 * g * s * s, height, width)
@@ -67,8 +71,12 @@ def _by_grid_sample(x: Tensor, offset: Tensor, s: int, g: int) -> Tensor:
     grid_y = (offset[1] + center_y) * (2 / height) - 1
     # stacked, the permuted points are laid out as grid_sample reads them
     grid = torch.stack((grid_x, grid_y), dim=-1).reshape(batch * g, 1, s * height, s * width, 2)
-    # On a CPU its backward is up to twice as fast if the planes of its channels fit in a cache.
-    parts = 1 if x.device.type != "cpu" or is_exporting() else parts_of(channels // g)
+    parts = 1
+    if x.device.type == "cpu" and not is_exporting():
+        # Of a position that is not a number its backward would write anywhere.
+        grid = grid.nan_to_num(nan=-1.0)
+        # It is up to twice as fast if the planes of its channels fit in a cache.
+        parts = parts_of(channels // g)
     grid = grid.expand(-1, parts, -1, -1, -1).flatten(0, 1)
 
     out = F.grid_sample(

@@ -374,7 +374,9 @@ def backward(
     fixed = need_x and torch.are_deterministic_algorithms_enabled()
     none = x.new_empty(0)
     grad_x = sums = unit = none
-    grad_offset = offset.new_empty(offset.shape if need_offset else 0)
+    grad_offset = offset.new_zeros(offset.shape if need_offset and not grad.numel() else 0)
+    if need_offset and grad.numel():
+        grad_offset = torch.empty_like(offset, memory_format=torch.contiguous_format)
     if need_x:
         sums = like_layout(x, x.shape, torch.int64 if fixed else dtype).zero_()
     if fixed and grad.numel():

@@ -228,3 +228,34 @@ def test_parts_of_channels_make_no_difference(device):
 def test_two_devices_are_refused():
     with pytest.raises(ValueError, match="x and offset must be on one device, got cpu and meta"):
         point_sample(torch.zeros(1, 4, 3, 5), torch.zeros(1, 8, 3, 5, device="meta"), 2)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf"), 1e30], ids=str)
+def test_offsets_that_are_no_positions_read_and_write_inside_the_map(value, device):
+    """As far as it goes to one side; a NaN is in the first pixel, with no gradient of its own."""
+    x, offset = make_inputs(1, 4, 3, 5, 2, 1, device=device, dtype=torch.float32)
+    offset[0, :, 1, 2] = value
+    x.requires_grad_()
+    offset.requires_grad_()
+    out = point_sample(x, offset, 2, 1)
+    corner = (0, 0) if value != value or value < 0 else (2, 4)
+    sampled = out[0, :, 2:4, 4:6]
+    assert_close(sampled, x[0, :, corner[0], corner[1]].view(4, 1, 1).expand_as(sampled))
+    out.sum().backward()
+    assert x.grad.isfinite().all() and offset.grad.isfinite().all()
+    assert torch.equal(offset.grad[0, :, 1, 2], torch.zeros(8, device=device))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "named"),
+    [
+        ((torch.zeros(1, 4, 2, 2), torch.zeros(1, 8, 2, 2), 2, 0), ValueError, "groups"),
+        ((torch.zeros(1, 4, 2, 2), torch.zeros(1, 8, 2, 2), "2"), TypeError, "scale_factor"),
+        ((None, torch.zeros(1, 8, 2, 2)), TypeError, "x"),
+        ((torch.zeros(1, 4, 2, 2).long(), torch.zeros(1, 8, 2, 2)), TypeError, "int64"),
+    ],
+    ids=["groups", "scale_factor", "x", "dtype"],
+)
+def test_settings_are_checked(arguments, error, named):
+    with pytest.raises(error, match=named):
+        point_sample(*arguments)

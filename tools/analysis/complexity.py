@@ -16,7 +16,6 @@ import argparse
 import copy
 import csv
 import inspect
-import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -32,7 +31,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from mmdysample import Upsampler
-from mmdysample.engine.atomic import replacing
+from mmdysample.engine.atomic import check_writable, replacing
 from mmdysample.engine.config import load_config
 from mmdysample.engine.errors import ArgumentParser, UserError, run_tool
 from mmdysample.engine.families import family_of
@@ -98,11 +97,8 @@ def parse_args() -> argparse.Namespace:
 
 def main() -> None:
     args = parse_args()
-    if args.csv and not os.access(args.csv.absolute().parent, os.W_OK):
-        raise UserError(
-            f"--csv {args.csv}: the folder {args.csv.absolute().parent} does not exist or is not "
-            "writable"
-        )
+    if args.csv:
+        check_writable(args.csv, "--csv")
     published = read_published()
     rows: list[Row] = []
     for done, path in enumerate(args.configs, start=1):
@@ -123,7 +119,7 @@ def measure(path: str, shape: list[int] | None, published: dict[str, list[Publis
     with DefaultScope.overwrite_default_scope(cfg.default_scope):
         model = MODELS.build(cfg.model)
     height, width = shape or cfg.get("crop_size", DETECTION_SIZE)
-    stages, model_flops = run(model, height, width)
+    stages, idle, model_flops = run(model, height, width)
     if not stages:
         raise UserError(f"{path} has no upsampler of mmdysample in its neck or head")
     first = stages[0].upsampler
@@ -142,6 +138,9 @@ def measure(path: str, shape: list[int] | None, published: dict[str, list[Publis
         recounted, note = "", ""
         if {params_difference, gflops_difference} - {"", "equal"}:
             recounted, note = recount(stages, count, figure)
+        if idle:
+            left_out = f"{' and '.join(idle)}: in a part of the model that is not run, not counted"
+            note = f"{note}; {left_out}" if note else left_out
         rows.append(
             Row(
                 config=Path(path).stem,
@@ -162,18 +161,18 @@ def measure(path: str, shape: list[int] | None, published: dict[str, list[Publis
     return rows
 
 
-def run(model: nn.Module, height: int, width: int) -> tuple[list[Stage], float | None]:
-    """Every call of an upsampler, and the FLOPs of the model if all of it is run.
+def run(model: nn.Module, height: int, width: int) -> tuple[list[Stage], list[str], float | None]:
+    """Calls of upsamplers, names of those without any, and the model's FLOPs if all of it is run.
 
     Of a detector, what comes after the neck is not run; of MaskFormer and Mask2Former, what comes
     after the pixel decoder. Nothing else is computed: there is no memory on the device 'meta'.
     """
     stages: list[Stage] = []
-    for module in model.modules():
+    idle: list[str] = []
+    for name, module in model.named_modules():
         if isinstance(module, Upsampler):
-            module.register_forward_pre_hook(
-                lambda up, inputs: stages.append(Stage(up, *inputs[0].shape[2:]))
-            )
+            idle.append(name)
+            module.register_forward_pre_hook(recorder(name, stages, idle))
     head = getattr(model, "decode_head", None)
     decoder = copy.deepcopy(getattr(head, "pixel_decoder", None))
     model = model.to("meta").eval()
@@ -184,8 +183,19 @@ def run(model: nn.Module, height: int, width: int) -> tuple[list[Stage], float |
             decode(decoder.eval(), features, (height, width))
         elif head is not None:
             head(features)
-            return stages, counter.get_total_flops() / 2
-    return stages, None
+            return stages, idle, counter.get_total_flops() / 2
+    return stages, idle, None
+
+
+def recorder(name: str, stages: list[Stage], idle: list[str]) -> Callable[..., None]:
+    """A hook that takes an upsampler's calls down. Of a copied module, the lists are the same."""
+
+    def record(up: Upsampler, inputs: tuple[torch.Tensor, ...]) -> None:
+        stages.append(Stage(up, *inputs[0].shape[2:]))
+        if name in idle:
+            idle.remove(name)
+
+    return record
 
 
 def decode(decoder: nn.Module, features: tuple[torch.Tensor, ...], size: tuple[int, int]) -> None:

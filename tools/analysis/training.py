@@ -20,7 +20,6 @@ import argparse
 import csv
 import importlib
 import math
-import os
 import sys
 import tempfile
 import time
@@ -38,7 +37,7 @@ from mmengine.runner import Runner
 from torch import nn
 
 from mmdysample import Upsampler
-from mmdysample.engine.atomic import replacing
+from mmdysample.engine.atomic import check_writable, replacing
 from mmdysample.engine.config import enable_amp, fit_to_machine, load_config
 from mmdysample.engine.errors import ArgumentParser, UserError, run_tool
 from mmdysample.engine.families import family_of
@@ -131,9 +130,8 @@ def main() -> int:
             f"--data {args.data} is not a Shapes data set: python tools/make_shapes.py {args.data} "
             "draws one"
         )
-    if args.csv and not os.access(args.csv.absolute().parent, os.W_OK):
-        folder = args.csv.absolute().parent
-        raise UserError(f"--csv {args.csv}: the folder {folder} does not exist or is not writable")
+    if args.csv:
+        check_writable(args.csv, "--csv")
     jobs = [
         Job(model, upsampler, precision, args.iterations, args.data.absolute())
         for upsampler in args.upsamplers or PRESETS

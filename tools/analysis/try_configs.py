@@ -31,7 +31,7 @@ import torch
 from forked import run_forked
 from mmengine.config import Config
 
-from mmdysample.engine.atomic import replacing
+from mmdysample.engine.atomic import check_writable, replacing
 from mmdysample.engine.config import NEEDED_TO_TEST, NEEDED_TO_TRAIN, load_config
 from mmdysample.engine.errors import ArgumentParser, UserError, run_tool
 from mmdysample.engine.families import read_data_sets
@@ -90,9 +90,8 @@ def main() -> int:
             f"--data {args.data} is not a Shapes data set: python tools/make_shapes.py {args.data} "
             "draws one"
         )
-    if args.csv and not os.access(args.csv.absolute().parent, os.W_OK):
-        folder = args.csv.absolute().parent
-        raise UserError(f"--csv {args.csv}: the folder {folder} does not exist or is not writable")
+    if args.csv:
+        check_writable(args.csv, "--csv")
     for path in args.configs:
         load_config(str(path), None, (*NEEDED_TO_TRAIN, *NEEDED_TO_TEST))
     if args.show:
@@ -158,7 +157,7 @@ def try_config(job: Job) -> Row:
         problem = "a loss is not finite"
     elif not metrics:
         problem = "no metric was written"
-    shown = ", ".join(f"{name} {value}" for name, value in list(metrics.items())[:2])
+    shown = ", ".join(f"{name} {value:.4g}" for name, value in list(metrics.items())[:2])
     loss = f"{losses[-1]:.3f}" if losses else ""
     for path in job.work_dir.rglob("*.pth"):
         path.unlink()  # hundreds of megabytes each

@@ -11,15 +11,18 @@ if [[ $# -ne 1 || $1 == -* ]]; then
     echo "usage: bash tools/benchmark/gpu.sh FOLDER    (for the results; it is made)" >&2
     exit 2
 fi
-mkdir -p "$1"
-out=$(cd "$1" && pwd)
-cd "$(dirname "$0")/../.."
+if [[ -e $1/results.csv ]]; then
+    echo "error: $1 has results.csv already; choose another folder or remove it" >&2
+    exit 2
+fi
 python=${PYTHON:-python}
-
 if ! "$python" -c 'import sys, torch; sys.exit(not torch.cuda.is_available())'; then
     echo "error: PyTorch sees no CUDA GPU here, or torch is not installed" >&2
     exit 2
 fi
+mkdir -p "$1"
+out=$(cd "$1" && pwd)
+cd "$(dirname "$0")/../.."
 "$python" -m pytest tests/test_registry.py tests/ops tests/upsamplers 2>&1 | tee "$out/tests.log"
 "$python" tools/benchmark/run.py --suite all --device cuda --out "$out" | tee "$out/tables.txt"
 if "$python" -c 'import mmseg' 2>/dev/null; then

@@ -78,6 +78,7 @@ class Work:
         parameters: weights, which gradients are taken of too.
         flops: of one sample, or None if nothing says how many.
         weights: how many weights without biases and normalisations, as the papers count.
+        result_bytes: of what 'ours' returns; set when it is measured.
     """
 
     ways: dict[str, Callable[[], Tensor]]
@@ -85,6 +86,7 @@ class Work:
     parameters: tuple[Tensor, ...] = ()
     flops: int | None = None
     weights: int = 0
+    result_bytes: int = 0
 
 
 class Operation(NamedTuple):

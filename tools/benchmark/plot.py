@@ -36,6 +36,12 @@ SWEEPS = {
     "scale_factor": "pixels of the result, by scale factor",
     "batch": "batch size",
 }
+FIXED = ("nearest", "bilinear")
+COLUMNS = {
+    *("suite", "sweep", "operation", "way", "batch", "channels", "height", "width"),
+    *("scale_factor", "direction", "dtype", "memory_format", "p50_ms", "extra_mib", "device"),
+    *("weights", "gflops"),
+}
 Row = dict[str, str]
 
 
@@ -49,10 +55,15 @@ def main(arguments: list[str] | None = None) -> int:
     path = folder / "results.csv"
     if not path.is_file():
         parser.error(f"{path} does not exist: run.py --out {folder} writes it")
-    with path.open(newline="", encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
-    if not rows or "p50_ms" not in rows[0]:
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            rows = list(csv.DictReader(file))
+    except UnicodeDecodeError:
+        parser.error(f"{path} is not a text file of run.py")
+    if not rows or not rows[0].keys() >= COLUMNS:
         parser.error(f"{path} has no measurements of run.py")
+    # one layout, the first
+    rows = [row for row in rows if row["memory_format"] == rows[0]["memory_format"]]
     drawn = []
     for suite, name, draw in (
         ("latency", "latency.png", draw_latency),
@@ -76,7 +87,12 @@ def draw_latency(rows: Sequence[Row], path: Path) -> None:
         ("forward+backward", "extra_mib", "memory beside inputs and results, MiB"),
     ]
     forward = [r for r in rows if r["direction"] == "forward" and r["way"] == "ours"]
-    names = [r["operation"] for r in sorted(forward, key=lambda r: float(r["p50_ms"]))]
+    names = [
+        r["operation"]
+        for r in sorted(forward, key=lambda r: float(r["p50_ms"]))
+        if r["weights"] != "0" or r["gflops"] != "" or r["operation"] in FIXED
+    ]
+    rows = [r for r in rows if r["operation"] in names]
     ways = [way for way in COLORS if way != "bilinear" and any(r["way"] == way for r in rows)]
     figure, axes = plt.subplots(
         1, len(panels), figsize=(15, 0.36 * len(names) + 2), sharey=True, layout="constrained"
@@ -92,9 +108,10 @@ def draw_latency(rows: Sequence[Row], path: Path) -> None:
                     value = max(float(found[name, way][column]), least / 2)
                     place = y + (i - (len(ways) - 1) / 2) * height
                     bar = axis.barh(place, value, height, color=COLORS[way])
-                    axis.bar_label(bar, [f"{value:.3g}"], padding=2, fontsize=7)
+                    measured = float(found[name, way][column])
+                    axis.bar_label(bar, [short(measured)], padding=2, fontsize=7)
         bilinear = [float(r[column]) for key, r in found.items() if key[1] == "bilinear"]
-        if bilinear and column == "p50_ms":
+        if bilinear and column == "p50_ms" and "bilinear" not in names:
             middle = sorted(bilinear)[len(bilinear) // 2]
             axis.axvline(middle, color=COLORS["bilinear"], linestyle="--", linewidth=1.5)
         axis.set(
@@ -109,14 +126,19 @@ def draw_latency(rows: Sequence[Row], path: Path) -> None:
     axes[0].invert_yaxis()
     handles = [plt.Rectangle((0, 0), 1, 1, color=COLORS[way]) for way in ways]
     labels = [LABELS[way] for way in ways]
-    handles.append(plt.Line2D([], [], color=COLORS["bilinear"], linestyle="--"))
-    labels.append("bilinear interpolation")
+    if "bilinear" not in names:
+        handles.append(plt.Line2D([], [], color=COLORS["bilinear"], linestyle="--"))
+        labels.append("bilinear interpolation")
     row = rows[0]
     size = f"{row['batch']}x{row['channels']}x{row['height']}x{row['width']}"
     figure.suptitle(f"Upsampling {size} by {row['scale_factor']} on {row['device']}, float32")
     figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), frameon=False)
     figure.savefig(path, dpi=110)
     plt.close(figure)
+
+
+def short(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
 def decade_below(value: float) -> float:

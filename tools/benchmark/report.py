@@ -28,10 +28,7 @@ def describe(
     """A row for each way: what, how fast, how much memory, and where."""
     shape, place = case.shape, case.place
     ours = measured["ours"]
-    numel = shape.batch * shape.channels * shape.height * shape.width * shape.scale_factor**2
-    if case.operation.name == "local_similarity":
-        numel = numel // shape.channels * shape.kernel_size**2
-    least = least_bytes(work, numel, place.dtype.itemsize, case.backward)
+    least = least_bytes(work, case.backward)
     here = where(place.device)
     rows = []
     for way, measurement in measured.items():
@@ -127,18 +124,18 @@ def case_key(row: Row) -> tuple[str, ...]:
 
 def growth_table(rows: Sequence[Row]) -> str:
     """How time grows along each sweep: the slope of log time over log extent, and 1 is linear."""
-    lines = [["operation", "sweep", "way", "direction", "dtype", "slope", "of"]]
+    lines = [["operation", "sweep", "way", "direction", "dtype", "layout", "slope", "of"]]
     for key, series in sweep_series(rows).items():
         if len(series) > 1:
-            operation, sweep, way, direction, dtype = key
+            _, sweep, *_ = key
             extents = "pixels" if sweep in ("size", "scale_factor") else sweep
             slope = log_slope(series)
-            lines.append([operation, sweep, way, direction, dtype, f"{slope:.2f}", extents])
+            lines.append([*key, f"{slope:.2f}", extents])
     return align(lines) if len(lines) > 1 else ""
 
 
 def sweep_series(rows: Sequence[Row]) -> dict[tuple[str, ...], list[tuple[float, float]]]:
-    """(operation, sweep, way, direction, dtype) -> (extent, milliseconds).
+    """(operation, sweep, way, direction, dtype, layout) -> (extent, milliseconds).
 
     Sizes and scales are counted in pixels of the result, so that a slope of 1 is linear everywhere.
     """
@@ -149,7 +146,8 @@ def sweep_series(rows: Sequence[Row]) -> dict[tuple[str, ...], list[tuple[float,
             if row["sweep"] in ("size", "scale_factor"):
                 s2 = int(row["scale_factor"]) ** 2
                 extent = float(int(row["height"]) * int(row["width"]) * s2)
-            key = tuple(row[n] for n in ("operation", "sweep", "way", "direction", "dtype"))
+            names = ("operation", "sweep", "way", "direction", "dtype", "memory_format")
+            key = tuple(row[name] for name in names)
             series.setdefault(key, []).append((extent, float(row["p50_ms"])))
     return series
 
@@ -171,7 +169,11 @@ def place_line(row: Row) -> str:
 
 
 def write(folder: Path, rows: Sequence[Row]) -> None:
-    """results.csv and results.json, whole or not at all."""
+    """results.csv and results.json, whole or not at all; none of them without rows."""
+    if not rows:
+        for name in ("results.csv", "results.json"):
+            (folder / name).unlink(missing_ok=True)
+        return
     with replacing(folder / "results.csv") as draft, draft.open("w", newline="") as file:
         writer = csv.DictWriter(file, rows[0].keys(), lineterminator="\n")
         writer.writeheader()

@@ -12,7 +12,7 @@ Suites:
     all       these three
 
 The ways of an operation run in turn in one process, after their results have been compared:
-nothing is printed for an operation whose results disagree, and the exit status is 1. Ratios are
+an operation whose results disagree is left out, and the exit status is 1. Ratios are
 worth quoting from an idle machine; the load average is in every row. --out writes results.csv and
 results.json after each case, so what an interrupted run has measured is kept.
 """
@@ -38,6 +38,8 @@ import torch
 from measure import Case, DisagreementError, copy_bandwidth, measure
 from operations import FIGURE_8, OPERATIONS, PRIMITIVES, STAGE, UPSAMPLERS, Place, Shape
 
+from mmdysample.ops.backend import get_backend
+
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 SUITES = ("ratios", "latency", "sweeps")
 REPEATS = {"cpu": 10, "cuda": 50}
@@ -50,21 +52,32 @@ def main(arguments: list[str] | None = None) -> int:
         torch.set_num_threads(args.threads)
     chosen = cases(args)
     if not chosen:
-        print("nothing to measure: these operations are in none of the suites", file=sys.stderr)
+        there = dict.fromkeys(name for name, _, _ in shapes(args.suite))
+        print(
+            f"the suite {args.suite!r} has none of these operations, only {', '.join(there)}; "
+            "--suite latency has them all",
+            file=sys.stderr,
+        )
         return 2
     bandwidth = copy_bandwidth(args.device)
     rows: list[report.Row] = []
+    refused: set[str] = set()
     start = time.monotonic()
     try:
         for number, case in enumerate(chosen):
-            say(f"{number + 1}/{len(chosen)} {case.operation.name} {case.shape}", start, number)
-            rows += report.describe(case, *measure(case, args.repeats), bandwidth)
+            name = case.operation.name
+            if name in refused:
+                continue
+            say(f"{number + 1}/{len(chosen)} {name} {case.shape}", start, number)
+            try:
+                rows += report.describe(case, *measure(case, args.repeats), bandwidth)
+            except DisagreementError as error:
+                say("", start, 0)
+                print(f"no ratios: {error}", file=sys.stderr)
+                refused.add(name)
+                rows = [row for row in rows if row["operation"] != name]
             if args.out:
                 report.write(args.out, rows)
-    except DisagreementError as error:
-        say("", start, 0)
-        print(f"no ratios: {error}", file=sys.stderr)
-        return 1
     except torch.cuda.OutOfMemoryError as error:
         say("", start, 0)
         print(f"out of memory at {case.operation.name} {case.shape}: {error}", file=sys.stderr)
@@ -75,8 +88,9 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"interrupted{kept}", file=sys.stderr)
         return 130
     say("", start, 0)
-    show(rows)
-    return 0
+    if rows:
+        show(rows)
+    return 1 if refused else 0
 
 
 def parse_args(arguments: list[str] | None) -> argparse.Namespace:
@@ -107,6 +121,10 @@ def parse_args(arguments: list[str] | None) -> argparse.Namespace:
         parser.error(f"unknown operation {unknown[0]!r}; accepted are {names}")
     if args.device == "cuda" and not torch.cuda.is_available():
         parser.error("--device cuda: PyTorch sees no CUDA GPU here")
+    try:
+        get_backend()
+    except ValueError as error:
+        parser.error(str(error))
     if args.out:
         prepare_folder(parser, args.out)
     args.repeats = args.repeats or REPEATS[args.device]

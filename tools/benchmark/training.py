@@ -26,6 +26,7 @@ from torch import nn
 
 from mmdysample import Upsampler
 from mmdysample.engine.atomic import replacing
+from mmdysample.engine.errors import UserError, run_tool
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs/segformer"
 OUT_FILE = "training.csv"
@@ -100,16 +101,18 @@ def main(arguments: list[str] | None = None) -> int:
 
 def build(path: Path, crop: int, device: str) -> nn.Module:
     """The config's model with random weights, without synchronised normalisation."""
-    from mmengine.config import Config
     from mmengine.model import revert_sync_batchnorm
     from mmengine.registry import DefaultScope
     from mmseg.registry import MODELS
     from mmseg.utils import register_all_modules
 
     import mmdysample.mmseg  # noqa: F401 - registers the hosts
+    from mmdysample.engine.config import load_config
 
     register_all_modules(init_default_scope=False)
-    cfg = Config.fromfile(str(path))
+    cfg = load_config(str(path), None, ())
+    if "decode_head" not in cfg.get("model", {}):
+        raise UserError(f"config {path} is not one of a segmentor (mmseg)")
     cfg.model.pretrained = None
     cfg.model.backbone.init_cfg = None
     cfg.model.data_preprocessor.size = (crop, crop)
@@ -128,7 +131,9 @@ def make_step(model: nn.Module, batch_size: int, crop: int, device: str):
     images = torch.randn(batch_size, 3, crop, crop, generator=generator).to(device)
     samples = []
     for _ in range(batch_size):
-        labels = torch.randint(0, 150, (1, crop, crop), generator=generator).to(device)
+        labels = torch.randint(0, model.num_classes, (1, crop, crop), generator=generator).to(
+            device
+        )
         samples.append(SegDataSample(gt_sem_seg=PixelData(data=labels)))
     optimizer = torch.optim.AdamW((p for p in model.parameters() if p.requires_grad), lr=6e-5)
 
@@ -185,4 +190,4 @@ def say(text: str) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_tool(main))

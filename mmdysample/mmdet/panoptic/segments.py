@@ -89,7 +89,13 @@ def match_categories(
         ValueError: a class is not in the file, the order is another, or a category does not say
             whether it is a thing.
     """
+    for category in categories:
+        if "name" not in category:
+            raise ValueError(f"a category of {ann_file} has no 'name': {dict(category)}")
     names = [category["name"] for category in categories]
+    twice = [name for name in classes if names.count(name) > 1]
+    if twice:
+        raise ValueError(f"{ann_file} has several categories of the name {twice[0]!r}")
     for name in classes:
         if name not in names:
             raise ValueError(
