@@ -207,3 +207,10 @@ def test_a_checkpoint_that_would_run_code_is_refused(tmp_path):
     with pytest.raises(CheckpointError, match="nothing in it was run"):
         open_inferencer(NAMES["mmseg"], str(tmp_path / "harmful.pth"), "cpu")
     assert not (tmp_path / "ran").exists()
+
+
+def test_a_checkpoint_of_another_model_is_refused(trained):
+    family, checkpoint = trained
+    other = {"mmdet": "segformer_mit-b0_dysample_shapes", "mmseg": NAMES["mmdet"]}[family]
+    with pytest.raises(CheckpointError, match="does not fit this model"):
+        open_inferencer(other, str(checkpoint), "cpu")

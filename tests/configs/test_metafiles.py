@@ -11,8 +11,12 @@ pytest.importorskip("mmdet", reason="needs mmdet: bash tools/setup_env.sh instal
 pytest.importorskip("mmseg", reason="needs mmseg: bash tools/setup_env.sh installs it")
 
 import yaml
+from mmdet.registry import MODELS as REGISTRY
+from mmengine.config import Config
 
-from tools.model_zoo.configs import derive, read_entries
+from mmdysample.engine.errors import UserError
+from tools.model_zoo.configs import derive, model_configs, read_entries
+from tools.model_zoo.tables import MASK_HEAD_NOTE
 
 ROOT = Path(__file__).parents[2]
 CONFIGS = ROOT / "configs"
@@ -67,6 +71,41 @@ def test_nothing_is_claimed_that_was_not_measured():
 def test_entries_are_those_of_the_configs(folder):
     path = SAMPLES[folder]
     assert read_entries()[path.stem] == derive(path), UPDATE
+
+
+def test_an_upsampler_in_a_mask_head_is_said():
+    name = "mask-rcnn_r50_fpn_dysample{}_1x_coco"
+    plain, mask_head = (model_configs()[name.format(end)] for end in ("", "_mask-head"))
+    added = "; also in place of the mask head's transposed convolution"
+    assert derive(mask_head).upsampler == derive(plain).upsampler + added
+    # What is replaced, in mmdet's own head.
+    head = REGISTRY.build(Config.fromfile(plain).model.roi_head.mask_head)
+    assert f"{head.upsample.weight.numel():,} weights" in MASK_HEAD_NOTE
+    said = [model["Name"] for model in MODELS if added in model["Metadata"]["Upsampler"]]
+    assert said == [mask_head.stem]
+    assert " ".join(MASK_HEAD_NOTE.split()) in " ".join(
+        (ROOT / "docs" / "model_zoo.md").read_text().split()
+    )
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Models: [",
+        "",
+        "Models:\n- Name: a\n",
+        "Models: 5\n",
+        "- a\n",
+        "Models:\n- Name: a\n  Config: b.py\n  Metadata: {Epochs: 1}\n",
+    ],
+)
+def test_a_damaged_metafile(text, tmp_path):
+    path = tmp_path / "family" / "metafile.yml"
+    path.parent.mkdir()
+    path.write_text(text)
+    with pytest.raises(UserError) as error:
+        read_entries(tmp_path)
+    assert str(path) in str(error.value) and "tools/results.py --write" in str(error.value)
 
 
 @pytest.mark.parametrize(

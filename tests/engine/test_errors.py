@@ -186,3 +186,8 @@ def test_settings_of_a_config_and_bugs_behind_them(settings, expected):
         assert sentence is None
     else:
         assert re.fullmatch(expected, sentence)
+
+
+def test_panopticapi_is_missing_but_not_needed():
+    error = ImportError("panopticapi is not installed, please install it by: pip install git+...")
+    assert "configs/panoptic_fpn" in explain(error)

@@ -184,3 +184,9 @@ def test_masks_are_pasted_into_the_image():
     expected = torch.zeros(32, 40, dtype=torch.bool)
     expected[8:16, 4:20] = True
     assert torch.equal(predicted.masks[0], expected)
+
+
+@pytest.mark.parametrize("kind", ["deconv", "nearest", "bilinear"])
+def test_upstreams_types_also_enlarge_twice_by_default(kind):
+    head = make(upsample_cfg=dict(type=kind))
+    assert head(torch.randn(2, 16, 5, 7)).shape == (2, 3, 10, 14)

@@ -19,6 +19,7 @@ from mmdet.registry import METRICS
 
 from mmdysample.mmdet import PanopticQualityMetric
 from mmdysample.mmdet.panoptic.quality import count_pairs
+from mmdysample.mmdet.panoptic.segments import match_categories
 from tests.mmdet.panoptic_data import (
     CATEGORIES,
     CLASSES,
@@ -514,3 +515,16 @@ def test_a_prediction_that_does_not_fit(tmp_path):
     assert "needs a model that predicts pred_panoptic_seg; this one predicts pred_instances" in (
         failing(tmp_path / "c", of_boxes)
     )
+
+
+@pytest.mark.parametrize(
+    ("categories", "says"),
+    [
+        ([dict(id=1, isthing=1)], "no 'name'"),
+        ([dict(id=i, name="disk", isthing=1) for i in (1, 2)], "several categories"),
+    ],
+    ids=["no name", "one name twice"],
+)
+def test_categories_that_cannot_be_told_apart(categories, says):
+    with pytest.raises(ValueError, match=says):
+        match_categories(categories, ("disk",), "panoptic.json")

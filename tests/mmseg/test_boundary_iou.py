@@ -262,3 +262,14 @@ def test_the_papers_configs_report_it(path):
 def test_there_are_configs_to_report_it():
     families = {path.stem.split("_")[0] for path in BASES}
     assert families == {"segformer", "maskformer", "mask2former", "upernet"}
+
+
+def test_binary_predictions_are_floating_point():
+    """mmseg thresholds one output channel into 0. and 1."""
+    pred, label = draw_pair(40, 50, classes=2)
+    metrics = evaluate(make(2), [(pred, label)])
+    samples = make_samples([(pred, label)])
+    samples[0]["pred_sem_seg"]["data"] = samples[0]["pred_sem_seg"]["data"].float()
+    metric = make(2)
+    metric.process({}, samples)
+    assert metric.evaluate(1) == metrics

@@ -316,3 +316,23 @@ def test_the_gpu_command_says_what_it_needs(tmp_path):
         ["bash", script, str(tmp_path)], capture_output=True, text=True, env=environment
     )
     assert result.returncode == 2 and "sees no CUDA GPU" in result.stderr
+
+
+def test_least_bytes_of_similarities_are_those_of_their_float32_result(benchmark, tmp_path):
+    """In half precision: 2x32 queries and keys of two bytes, and 25 results of four."""
+    operations = sys.modules["operations"]
+    arguments = ["local_similarity", "--dtypes", "float16", "--repeats", "1"]
+    assert benchmark.main([*arguments, "--out", str(tmp_path)]) == 0
+    forward = read(tmp_path)[0]
+    query, key, out = 2 * 32 * 120, 2 * 32 * 30, 2 * 25 * 120
+    assert operations.EMBEDDING == 32
+    least = 2 * (query + key) + 4 * out
+    assert float(forward["least_mib"]) == pytest.approx(least / 2**20, abs=6e-4)
+
+
+def test_one_operation_that_is_refused_leaves_the_others(benchmark, monkeypatch, tmp_path, capsys):
+    operations = sys.modules["operations"]
+    monkeypatch.setattr(operations, "reassemble", lambda *a: 2 * operations.reassemble_unfolded(*a))
+    assert benchmark.main(["--repeats", "1", "--out", str(tmp_path)]) == 1
+    assert {row["operation"] for row in read(tmp_path)} == {"point_sample", "local_similarity"}
+    assert "no ratios: reassemble" in capsys.readouterr().err

@@ -59,6 +59,20 @@ def test_figures_of_pixel_decoders(model):
     assert row.stages == {"maskformer": 3, "mask2former": 1}[model]
 
 
+def test_an_upsampler_that_is_not_run_is_said():
+    name = "mask-rcnn_r50_fpn_dysample{}_1x_coco"
+    measured = {
+        end: complexity.measure(
+            str(ROOT / f"configs/mask_rcnn/{name.format(end)}.py"), (256, 320), {}
+        )
+        for end in ("", "_mask-head")
+    }
+    (neck,), (both,) = measured.values()
+    assert (both.stages, both.params) == (neck.stages, neck.params) == (3, 3 * 8192)
+    assert "roi_head.mask_head.upsample: in a part of the model that is not run" in both.note
+    assert neck.note == ""
+
+
 def test_as_a_user_calls_it(tmp_path):
     configs = [
         ROOT / "configs/segformer/segformer_mit-b1_deconv_8xb2-160k_ade20k-512x512.py",
@@ -107,6 +121,7 @@ def test_difference(ours, printed, unit, expected):
         (["no/such.py"], "no/such.py"),
         (["{config}", "--shape", "0", "5"], "--shape must be two integers >= 1, got 0 5"),
         (["{config}", "--csv", "no/such/folder.csv"], "no/such does not exist"),
+        (["{config}", "--csv", "docs"], "--csv docs is a folder"),
         (["{plain}"], "has no upsampler of mmdysample"),
     ],
 )

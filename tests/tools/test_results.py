@@ -117,12 +117,14 @@ def test_the_gains_that_the_papers_state():
 
 CONFIG = """
 default_scope = "mmseg"
-model = dict(type="Model", width=8)
-train_cfg = dict(type="IterBasedTrainLoop", max_iters=4, val_interval=2)
+model = {model}
+train_cfg = dict(type="IterBasedTrainLoop", max_iters=4, val_interval={interval})
 optim_wrapper = dict(type="OptimWrapper", optimizer=dict(type="SGD", lr={lr}))
 param_scheduler = [dict(type="PolyLR", power=1.0)]
 train_dataloader = dict(
-    batch_size={batch}, num_workers=2, dataset=dict(type="Data", data_root="{data}", pipeline=[])
+    batch_size={batch}, num_workers=2, dataset=dict(
+        type="Data", data_root="{data}", ann_file="{annotations}", pipeline=[]
+    ),
 )
 val_dataloader = test_dataloader = train_dataloader
 val_evaluator = test_evaluator = {evaluator}
@@ -131,7 +133,11 @@ load_from = {tested}
 resume = {resume}
 """
 DEFAULTS = dict(lr=0.1, batch=2, data="data/a", evaluator='dict(type="IoUMetric")', seed=None)
-DEFAULTS |= dict(tested=None, resume=False)
+DEFAULTS |= dict(tested=None, resume=False, interval=2, annotations="annotations/train.json")
+PRETRAINED = 'dict(type="Pretrained", checkpoint="{}")'
+MODEL = 'dict(type="Model", width=8, pretrained={}, backbone=dict(init_cfg={}))'
+DEFAULTS |= dict(model=MODEL.format("'hub://r50'", PRETRAINED.format("hub://r50")))
+PANOPTIC = 'dict(type="CocoPanopticMetric", ann_file="{0}/val.json", seg_prefix="{0}/{1}/")'
 
 
 def config_text(**settings) -> str:
@@ -273,6 +279,61 @@ def test_other_settings_are_said_and_left_out(work_dirs):
 def test_where_the_data_lies_is_no_other_setting(work_dirs):
     work_dirs.train("a", {4: 41.0}, data="/elsewhere", batch=4)
     assert len(work_dirs.read()) == 1
+
+
+@pytest.mark.parametrize(
+    ("pretrained", "init_cfg", "says"),
+    [
+        ("None", PRETRAINED.format("hub://r50"), "model.pretrained is None, not 'hub://r50'"),
+        ("''", PRETRAINED.format("hub://r50"), "model.pretrained is '', not 'hub://r50'"),
+        ("'hub://r50'", "None", "model.backbone.init_cfg is None, not"),
+        ("'hub://r50'", PRETRAINED.format(""), "init_cfg.checkpoint is '', not 'hub://r50'"),
+        ("'hub://r50'", 'dict(type="Kaiming")', "init_cfg.type is 'Kaiming', not 'Pretrained'"),
+    ],
+)
+def test_other_weights_to_start_from_are_other_settings(work_dirs, pretrained, init_cfg, says):
+    work_dirs.train("a", {4: 41.0}, model=MODEL.format(pretrained, init_cfg))
+    assert work_dirs.read() == []
+    assert says in work_dirs.notices[0]
+
+
+def test_pretrained_weights_may_lie_elsewhere(work_dirs):
+    model = MODEL.format("'/weights/a.pth'", PRETRAINED.format("/weights/b.pth"))
+    work_dirs.train("a", {4: 41.0}, model=model)
+    assert len(work_dirs.read()) == 1
+
+
+def test_a_test_does_not_need_pretrained_weights(work_dirs):
+    work_dirs.train("a", {2: 40.0})
+    work_dirs.test("a", "a/iter_4.pth", 42.0, model=MODEL.format("None", "None"))
+    assert len(work_dirs.read()) == 1
+
+
+@pytest.mark.parametrize("interval", ["1", "2, val_begin=3"])
+def test_evaluations_at_other_times_are_another_setting(work_dirs, interval):
+    """The more there are, the better is the best."""
+    work_dirs.train("a", {4: 41.0}, interval=interval)
+    assert work_dirs.read() == []
+    assert "train_cfg.val_" in work_dirs.notices[0]
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        (dict(annotations="/elsewhere/train.json"), ""),
+        (dict(annotations="annotations/val.json"), "dataset.ann_file is 'annotations/val.json'"),
+        (dict(annotations=""), "dataset.ann_file is ''"),
+        (dict(evaluator=PANOPTIC.format("/elsewhere", "val")), ""),
+        (dict(evaluator=PANOPTIC.format("data", "half")), "val_evaluator.seg_prefix is 'data/half"),
+    ],
+)
+def test_annotations_go_by_the_name_of_their_file(work_dirs, settings, says):
+    if "evaluator" in settings:
+        panoptic = config_text(evaluator=PANOPTIC.format("data", "val"))
+        work_dirs.configs["segformer_a"].write_text(panoptic)
+    work_dirs.train("a", {4: 41.0}, **settings)
+    assert len(work_dirs.read()) == (0 if says else 1)
+    assert says in "".join(work_dirs.notices) and len(work_dirs.notices) == bool(says)
 
 
 def test_a_test_adds_to_the_run_that_it_tests(work_dirs):
@@ -536,12 +597,30 @@ def test_recorded_runs_come_back(tmp_path):
     assert results.merge(results.read(path), [again]) == [again, runs[1]]
 
 
-@pytest.mark.parametrize("text", ["", "config,run\n", "{}\n1,2\n"])
-def test_a_damaged_record(text, tmp_path):
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("", "columns of"),
+        ("config,run\n", "columns of"),
+        ("{}\n1,2\n", "line 2: there must be 7 values"),
+        ("{}\na,r,0,2,2,mIoU,1,9\n", "line 2: there must be 7 values"),
+        ("{}\na,r,0,2,2,mIoU,nan\n", "line 2: value must be a finite number, got 'nan'"),
+        ("{}\na,r,0,2,2,mIoU,\n", "line 2: value must be a finite number, got ''"),
+        ("{}\na,r,0,2,2,mIoU,1\na,r,0,2,end,mIoU,1\n", "line 3: step must be a whole number"),
+        ("{}\na,r,0,,2,mIoU,1\n", "line 2: length must be a whole number, got ''"),
+        ("{}\na,r,x,2,2,mIoU,1\n", "line 2: seed must be a whole number, got 'x'"),
+        ("{}\na,r,0,2,2,mIou,1\n", "line 2: metric 'mIou' is none of"),
+        ("{}\nmine,r,0,2,2,mIoU,1\n", "line 2: 'mine' is no config of this project"),
+        ("{}\na,r,0,2,2,mIoU,1\na,r,0,3,2,bIoU,1\n", "line 3: seed or length is not that"),
+        ("{}\na,r,0,2,1,mIoU,1\n", "run r of a has no evaluation after 2, its length; its last"),
+    ],
+)
+def test_a_damaged_record(text, says, tmp_path):
     columns = ",".join(results.COLUMNS)
     (tmp_path / "runs.csv").write_text(text.format(columns))
-    with pytest.raises((ValueError, TypeError)):
-        results.read(tmp_path / "runs.csv")
+    with pytest.raises(ValueError) as error:
+        results.read(tmp_path / "runs.csv", configs={"a"})
+    assert says in str(error.value)
 
 
 def test_the_document_is_up_to_date():
@@ -590,8 +669,9 @@ def test_as_a_user_calls_it(tmp_path):
         (["--check", "--write"], "--check writes nothing"),
         (["--write", "--pick", "best"], "--pick is for tables"),
         (["--pick", "first"], "invalid choice: 'first'"),
-        (["--out", "nowhere/a.md"], "nowhere/a.md cannot be made"),
-        (["--csv", "docs"], "docs is a folder"),
+        (["--out", "nowhere/a.md"], "nowhere does not exist"),
+        (["--csv", "docs"], "--csv docs is a folder"),
+        (["--csv", "a.md", "--out", "docs/../a.md"], "--out and --csv are the same file"),
     ],
 )
 def test_mistakes_get_a_sentence(args, says, zygote):
@@ -665,13 +745,28 @@ def test_record_write_and_check(checkout, tmp_path, zygote):
     assert zygote.run(tool, "--check", cwd=tmp_path).status == 2
 
 
-@pytest.mark.parametrize("damage", ["page", "marker", "record"])
+def test_a_damaged_metafile_is_written_anew(checkout, tmp_path, zygote):
+    tool = checkout / "tools" / "results.py"
+    metafile = checkout / "configs" / "retinanet" / "metafile.yml"
+    metafile.write_bytes(b"Models: [\xff")
+    run = zygote.run(tool, cwd=tmp_path)
+    assert run.status == 2 and run.stderr.count("\n") == 1
+    assert f"{metafile} is damaged: python tools/results.py --write" in run.stderr
+    assert zygote.run(tool, "--write", cwd=tmp_path).status == 0
+    assert len(yaml.safe_load(metafile.read_text())["Models"]) > 1
+
+
+@pytest.mark.parametrize("damage", ["page", "marker", "record", "run"])
 def test_a_damaged_checkout(damage, checkout, tmp_path, zygote):
     page, record = checkout / "docs/model_zoo.md", checkout / "tools/model_zoo/runs.csv"
     says = dict(page="is missing: this works in a checkout", marker="has no line <!--")
     says["record"] = "runs.csv cannot be read: columns of"
+    says["run"] = "has no evaluation after 12, its length; its last is after 6"
     if damage == "page":
         page.unlink()
+    elif damage == "run":
+        name = "retinanet_r50_fpn_dysample_1x_coco"
+        results.write([Run(name, "a", 0, 12, {6: {"coco/bbox_mAP": 0.3}})], record)
     else:
         (page if damage == "marker" else record).write_text("something else\n")
     run = zygote.run(checkout / "tools" / "results.py", "--write", cwd=tmp_path)

@@ -145,3 +145,9 @@ def test_csv_in_a_missing_folder(shapes, tmp_path):
     result = call("--data", shapes, "--csv", tmp_path / "no" / "table.csv")
     assert result.returncode == 2
     assert "--csv" in result.stderr and "does not exist" in result.stderr
+
+
+def test_csv_that_is_a_folder(shapes, tmp_path):
+    result = call("--data", shapes, "--csv", tmp_path)
+    assert result.returncode == 2
+    assert f"--csv {tmp_path} is a folder" in result.stderr

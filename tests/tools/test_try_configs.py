@@ -111,7 +111,8 @@ def test_show_prints_commands_that_name_shapes_alone(shapes):
         ((CONFIGS / "_base_/upsamplers/carafe.py",), ("does not set", "model")),
         ((CONFIGS / TRIED[0], "--data", "nowhere"), ("nowhere", "make_shapes.py")),
         ((CONFIGS / TRIED[0], "--workers", "0"), ("--workers", "1")),
-        ((CONFIGS / TRIED[0], "--csv", "/no/where.csv"), ("--csv", "/no")),
+        ((CONFIGS / TRIED[0], "--csv", "/no/where.csv"), ("--csv", "/no does not exist")),
+        ((CONFIGS / TRIED[0], "--csv", CONFIGS), ("--csv", "is a folder")),
     ],
 )
 def test_mistakes_are_answered_in_a_sentence(arguments, named, shapes):
