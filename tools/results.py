@@ -14,7 +14,7 @@ paper's to the paper's.
 from __future__ import annotations
 
 import argparse
-import os
+import csv
 import sys
 import warnings
 from pathlib import Path
@@ -23,7 +23,7 @@ from model_zoo import document, metafiles, results
 from model_zoo.configs import ROOT, Entry, derive, model_configs, read_entries
 from model_zoo.logs import Run, read_runs
 
-from mmdysample.engine.atomic import write_text
+from mmdysample.engine.atomic import check_writable, write_text
 from mmdysample.engine.errors import ArgumentParser, UserError, run_tool
 
 
@@ -59,6 +59,10 @@ def parse_args() -> argparse.Namespace:
         parser.error(
             "--pick is for tables on the screen, --out and --csv: the document has its own"
         )
+    if args.out and args.csv and args.out.resolve() == args.csv.resolve():
+        parser.error(
+            f"--out and --csv are the same file, {args.out}: one would overwrite the other"
+        )
     if args.check and (args.record or args.write):
         parser.error("--check writes nothing: leave out --record and --write")
     return args
@@ -67,10 +71,11 @@ def parse_args() -> argparse.Namespace:
 def main() -> None:
     args = parse_args()
     warnings.simplefilter("ignore")  # mmseg and mmengine warn of what only their makers can change
-    for path in filter(None, (args.out, args.csv)):
-        check_writable(path)
+    for option, path in (("--out", args.out), ("--csv", args.csv)):
+        if path:
+            check_writable(path, option)
     paths = model_configs()
-    runs = read_recorded()
+    runs = read_recorded(paths)
     new = [run for folder in args.work_dirs for run in read_work_dir(folder, paths)]
     runs = results.merge(runs, new)
     if args.record or args.write or args.check:
@@ -119,17 +124,10 @@ def keep_up_to_date(texts: dict[Path, str], *, only_check: bool) -> None:
         print(f"wrote {path.relative_to(ROOT)}", file=sys.stderr)
 
 
-def check_writable(path: Path) -> None:
-    folder = path.absolute().parent
-    if path.is_dir() or not os.access(folder, os.W_OK):
-        what = "is a folder" if path.is_dir() else f"cannot be made: {folder} is not writable"
-        raise UserError(f"{path} {what}")
-
-
-def read_recorded() -> list[Run]:
+def read_recorded(paths: dict[str, Path]) -> list[Run]:
     try:
-        return results.read()
-    except (ValueError, TypeError) as error:
+        return results.read(configs=paths)
+    except (ValueError, csv.Error) as error:
         raise UserError(f"{results.RUNS} cannot be read: {error}") from error
 
 
@@ -150,7 +148,7 @@ def read_work_dir(folder: Path, paths: dict[str, Path]) -> list[Run]:
 
 
 def holds(path: Path, text: str) -> bool:
-    return path.exists() and path.read_text(encoding="utf-8") == text
+    return path.exists() and path.read_bytes() == text.encode()
 
 
 if __name__ == "__main__":

@@ -29,6 +29,7 @@ EVALUATORS = {
     "IoUMetric": ("mIoU",),
     "BoundaryIoUMetric": ("mIoU", "bIoU"),
 }
+IN_MASK_HEAD = "also in place of the mask head's transposed convolution"
 COCO_KINDS = {"bbox": "AP", "segm": "mask AP"}
 
 
@@ -96,22 +97,37 @@ def derive(path: Path) -> Entry:
 
 
 def read_entries(folder: Path = CONFIGS) -> dict[str, Entry]:
-    """What the metafiles below ``folder`` say of configs, by the configs' names."""
-    entries = {}
+    """What the metafiles below ``folder`` say of configs, by the configs' names.
+
+    Raises:
+        UserError: one of them is damaged.
+    """
+    entries: dict[str, Entry] = {}
     for path in sorted(folder.glob("*/metafile.yml")):
-        for model in yaml.safe_load(path.read_text(encoding="utf-8"))["Models"]:
-            about = model["Metadata"]
-            unit = "Epochs" if "Epochs" in about else "Iterations"
-            entries[model["Name"]] = Entry(
-                folder.parent / model["Config"],
-                about["Training Data"],
-                unit,
-                about[unit],
-                about["Architecture"],
-                about["Upsampler"],
-                about["Upsampler Parameters"],
-                about["Metrics"],
-            )
+        try:
+            entries.update(_entries_in(path, folder.parent))
+        except (yaml.YAMLError, ValueError, KeyError, TypeError) as error:
+            raise UserError(
+                f"{path} is damaged: python tools/results.py --write writes it anew"
+            ) from error
+    return entries
+
+
+def _entries_in(metafile: Path, root: Path) -> dict[str, Entry]:
+    entries = {}
+    for model in yaml.safe_load(metafile.read_text(encoding="utf-8"))["Models"]:
+        about = model["Metadata"]
+        unit = "Epochs" if "Epochs" in about else "Iterations"
+        entries[model["Name"]] = Entry(
+            root / model["Config"],
+            about["Training Data"],
+            unit,
+            about[unit],
+            about["Architecture"],
+            about["Upsampler"],
+            about["Upsampler Parameters"],
+            about["Metrics"],
+        )
     return entries
 
 
@@ -151,7 +167,9 @@ def architecture(name: str) -> list[str]:
 
 def upsampler(cfg: Config) -> str:
     settings = dict(upsample_settings(cfg.model)[0])
-    return settings.pop("type") + "".join(f", {key}={value}" for key, value in settings.items())
+    text = settings.pop("type") + "".join(f", {key}={value}" for key, value in settings.items())
+    mask_head = (cfg.model.get("roi_head") or {}).get("mask_head") or {}
+    return f"{text}; {IN_MASK_HEAD}" if mask_head.get("upsample_cfg") else text
 
 
 def metrics(evaluators: dict | list) -> list[str]:

@@ -10,10 +10,10 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
-from .configs import ROOT, Entry
+from .configs import IN_MASK_HEAD, ROOT, Entry
 from .logs import Run
 from .results import Result, summarize, usual_pick
-from .tables import BY_HEADING, TABLES, Row, Table
+from .tables import BY_HEADING, MASK_HEAD_NOTE, TABLES, Row, Table
 
 DOCUMENT = ROOT / "docs" / "model_zoo.md"
 MARKER = "<!-- Below this line `python tools/results.py --write` writes. -->"
@@ -150,7 +150,11 @@ def _others(entries: dict[str, Entry]) -> list[Table]:
         own = [entry for entry in others.values() if entry.path.parent.name == folder]
         headings = dict.fromkeys(heading for entry in own for heading in entry.metrics)
         metrics = [BY_HEADING[heading] for heading in headings]
-        data = " Of the drawn [Shapes data set](shapes.md)." if folder == "shapes" else ""
+        note = "No paper prints results of these."
+        if folder == "shapes":
+            note += " Of the drawn [Shapes data set](shapes.md)."
+        if any(entry.upsampler.endswith(IN_MASK_HEAD) for entry in own):
+            note += f" {MASK_HEAD_NOTE}"
         tables.append(
             Table(
                 "",
@@ -158,7 +162,7 @@ def _others(entries: dict[str, Entry]) -> list[Table]:
                 "",
                 tuple(metrics),
                 has_baseline=False,
-                note=f"No paper prints results of these.{data}",
+                note=note,
             )
         )
     return tables

@@ -10,9 +10,9 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 from mmengine.config import Config
@@ -25,11 +25,16 @@ CHECKPOINT = re.compile(r"(?:best_.*_)?(?:epoch|iter)_(\d+)\.pth$")
 # Where the data lies and how it is loaded is not what is trained; nor is how the batch is divided
 # among GPUs, which the config does not know.
 FREE = {
-    *("data_root", "ann_file", "seg_prefix", "num_workers", "persistent_workers", "pin_memory"),
-    *("prefetch_factor", "batch_size", "val_interval", "val_begin", "backend_args", "init_cfg"),
-    *("pretrained", "file_client_args", "classwise", "outfile_prefix", "output_dir"),
-    "keep_results",
+    *("data_root", "num_workers", "persistent_workers", "pin_memory", "prefetch_factor"),
+    *("batch_size", "backend_args", "file_client_args", "classwise", "outfile_prefix"),
+    *("output_dir", "keep_results"),
 }
+# What a model starts from, which the checkpoint of a test replaces.
+INITIAL_WEIGHTS = {"init_cfg", "pretrained"}
+# Of these the folder is free; a file of another name holds other annotations.
+ANNOTATIONS = (".ann_file", ".seg_prefix")
+# Of these the whole path or address is: weights that were downloaded may have another name.
+CHECKPOINTS = (".init_cfg.checkpoint", ".pretrained")
 WRITERS = ("DumpDetResults", "DumpResults", "DumpWholeDetResults")
 TRAINED = (
     *("model", "train_cfg", "optim_wrapper", "param_scheduler", "custom_hooks"),
@@ -89,7 +94,8 @@ def read_runs(
         places = TESTED if test.is_file() else TRAINED
         if not test.is_file() and not settings.get("resume"):
             places = (*places, "load_from")
-        change = difference(settings, load(configs[config]), places)
+        free = FREE | INITIAL_WEIGHTS if test.is_file() else FREE
+        change = difference(settings, load(configs[config]), places, free)
         if change:
             notice(f"{start} is left out, because its settings are not those of {config}: {change}")
             if not test.is_file():
@@ -180,10 +186,13 @@ def read_metrics(
             yield at, metrics
 
 
-def difference(ours: Any, theirs: Any, places: tuple[str, ...]) -> str:
-    """The first setting that is not the config's own, empty if there is none."""
+def difference(ours: Any, theirs: Any, places: tuple[str, ...], free: Collection[str]) -> str:
+    """The first setting that is not the config's own, empty if there is none.
+
+    Keys in ``free`` may have any value at any depth.
+    """
     for place in places:
-        found = _difference(_plain(ours.get(place)), _plain(theirs.get(place)), place)
+        found = _difference(_plain(ours.get(place)), _plain(theirs.get(place)), place, free)
         if found:
             return found
     return ""
@@ -197,21 +206,26 @@ def _plain(value: Any) -> Any:
     return value
 
 
-def _difference(ours: Any, theirs: Any, place: str) -> str:
+def _difference(ours: Any, theirs: Any, place: str, free: Collection[str]) -> str:
     if isinstance(ours, dict) and isinstance(theirs, dict):
         for key in {**theirs, **ours}:
-            if key not in FREE:
-                found = _difference(ours.get(key), theirs.get(key), f"{place}.{key}")
+            if key not in free:
+                found = _difference(ours.get(key), theirs.get(key), f"{place}.{key}", free)
                 if found:
                     return found
         return ""
     both = (ours, theirs)
     if all(isinstance(value, list | tuple) for value in both) and len(ours) == len(theirs):
         found = (
-            _difference(a, b, f"{place}[{i}]")
+            _difference(a, b, f"{place}[{i}]", free)
             for i, (a, b) in enumerate(zip(ours, theirs, strict=True))
         )
         return next(filter(None, found), "")
+    if ours and theirs and all(isinstance(value, str) for value in both):
+        if place.endswith(CHECKPOINTS):
+            return ""
+        if place.endswith(ANNOTATIONS) and PurePath(ours).name == PurePath(theirs).name:
+            return ""
     return "" if ours == theirs else f"{place} is {_short(ours)}, not {_short(theirs)}"
 
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 import statistics
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from mmdysample.engine.atomic import write_text
 
@@ -79,11 +80,11 @@ def merge(kept: Iterable[Run], new: Iterable[Run]) -> list[Run]:
     return [runs[key] for key in sorted(runs)]
 
 
-def read(path: Path = RUNS) -> list[Run]:
-    """The runs that were recorded.
+def read(path: Path = RUNS, configs: Collection[str] | None = None) -> list[Run]:
+    """The runs that were recorded; ``configs`` are the names that there may be, None for any.
 
     Raises:
-        ValueError: the file is not one that `write` made.
+        ValueError: the file is not one that `write` made of finished runs of these configs.
     """
     runs: dict[tuple[str, str], Run] = {}
     with path.open(newline="", encoding="utf-8") as file:
@@ -91,11 +92,51 @@ def read(path: Path = RUNS) -> list[Run]:
         if tuple(reader.fieldnames or ()) != COLUMNS:
             raise ValueError(f"columns of {path} must be {', '.join(COLUMNS)}")
         for row in reader:
-            seed = int(row["seed"]) if row["seed"] else None
-            new = Run(row["config"], row["run"], seed, int(row["length"]))
-            run = runs.setdefault((row["config"], row["run"]), new)
-            run.evaluations.setdefault(int(row["step"]), {})[row["metric"]] = float(row["value"])
+            try:
+                _add(row, runs, configs)
+            except ValueError as error:
+                raise ValueError(f"line {reader.line_num}: {error}") from error
+    for run in runs.values():
+        if not run.finished:
+            raise ValueError(
+                f"run {run.name} of {run.config} has no evaluation after {run.length}, its length; "
+                f"its last is after {max(run.evaluations)}"
+            )
     return list(runs.values())
+
+
+def _add(
+    row: dict[str | None, Any], runs: dict[tuple[str, str], Run], configs: Collection[str] | None
+) -> None:
+    """Add what a line says to the run that it is of."""
+    if None in row or None in row.values():
+        raise ValueError(f"there must be {len(COLUMNS)} values, {', '.join(COLUMNS)}")
+    if configs is not None and row["config"] not in configs:
+        raise ValueError(f"{row['config']!r} is no config of this project")
+    if row["metric"] not in KEPT:
+        raise ValueError(f"metric {row['metric']!r} is none of {', '.join(sorted(KEPT))}")
+    new = Run(
+        row["config"],
+        row["run"],
+        _whole(row, "seed") if row["seed"] else None,
+        _whole(row, "length"),
+    )
+    run = runs.setdefault((new.config, new.name), new)
+    if (run.seed, run.length) != (new.seed, new.length):
+        raise ValueError(f"seed or length is not that of the lines of {run.name} above")
+    try:
+        value = float(row["value"])
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        raise ValueError(f"value must be a finite number, got {row['value']!r}")
+    run.evaluations.setdefault(_whole(row, "step"), {})[row["metric"]] = value
+
+
+def _whole(row: dict[str | None, Any], column: str) -> int:
+    if not row[column].isdecimal():
+        raise ValueError(f"{column} must be a whole number, got {row[column]!r}")
+    return int(row[column])
 
 
 def write(runs: Iterable[Run], path: Path = RUNS) -> None:

@@ -85,6 +85,10 @@ MASK_RCNN_NOTE = (
     "The paper's text counts three upsampling stages, the caption of its table the parameters of "
     "four; the configs have the three of the usual FPN."
 )
+MASK_HEAD_NOTE = (
+    "The transposed convolution that is replaced in a mask head has 262,144 weights, which "
+    "*params* does not subtract."
+)
 ABLATION_NOTE = (
     "The table names no models: its rows with four groups have the results of Tables 4 and 6, so "
     "the models are theirs. Rows that are settings of an existing config have none of their own."
