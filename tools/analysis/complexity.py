@@ -139,7 +139,7 @@ def measure(path: str, shape: list[int] | None, published: dict[str, list[Publis
         if {params_difference, gflops_difference} - {"", "equal"}:
             recounted, note = recount(stages, count, figure)
         if idle:
-            left_out = f"{' and '.join(idle)}: in a part of the model that is not run, not counted"
+            left_out = f"not counted, because its part of the model is not run: {', '.join(idle)}"
             note = f"{note}; {left_out}" if note else left_out
         rows.append(
             Row(
