@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import subprocess
 import sys
 import time
 from pathlib import Path
 
 import pytest
 
-from tests.tools.set_up import SetUp
+from tests.tools.set_up import ROOT, SetUp
 
 pytestmark = pytest.mark.skipif(
     sys.platform != "linux", reason="tools/setup_env.sh is for Linux: run it there"
@@ -97,6 +98,25 @@ def test_remakes_the_environment_when_the_requirements_change(complete: SetUp) -
     assert "requirements have changed" in output
     assert not (complete.venv / "known").exists()
     assert complete.leftovers() == []
+
+
+def test_an_activated_environment_is_made_anew_by_the_python_that_made_it(tmp_path: Path) -> None:
+    """Its own interpreter is gone by the time it is made."""
+    environment = tmp_path / "env"
+    subprocess.run(
+        [sys.executable, "-m", "venv", "--without-pip", environment], check=True, timeout=60
+    )
+    machine = ROOT / "tools/setup/machine.sh"
+    found = subprocess.run(
+        ["bash", "-c", f'source "{machine}"; probe_python python3'],
+        env=os.environ | {"PATH": f"{environment / 'bin'}:{os.environ['PATH']}"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert found.returncode == 0, found.stdout
+    assert Path(found.stdout).exists()
+    assert environment not in Path(found.stdout).parents
 
 
 def test_installs_only_the_project_when_its_metadata_changes(complete: SetUp) -> None:

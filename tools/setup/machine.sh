@@ -9,7 +9,8 @@ try:
     import ensurepip, venv
 except ImportError:
     sys.exit("lacks the modules venv and ensurepip; on Debian and Ubuntu install python3-venv")
-print(sys.executable)
+# of a virtual environment, which may be the one that is made anew: the interpreter that made it
+print(getattr(sys, "_base_executable", sys.executable))
 '
 MINOR='import sys; print("%d.%d" % sys.version_info[:2])'
 
