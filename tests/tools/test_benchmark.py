@@ -15,6 +15,7 @@ import pytest
 import torch
 
 from mmdysample import build_upsampler, list_upsamplers
+from mmdysample.ops.backend import get_backend
 
 FOLDER = Path(__file__).parents[2] / "tools" / "benchmark"
 MODULES = ("operations", "measure", "report", "run")
@@ -336,3 +337,25 @@ def test_one_operation_that_is_refused_leaves_the_others(benchmark, monkeypatch,
     assert benchmark.main(["--repeats", "1", "--out", str(tmp_path)]) == 1
     assert {row["operation"] for row in read(tmp_path)} == {"point_sample", "local_similarity"}
     assert "no ratios: reassemble" in capsys.readouterr().err
+
+
+def test_the_way_without_kernels_has_none_in_its_backward_pass_either(benchmark):
+    measure = sys.modules["measure"]
+    seen = []
+
+    class Watched(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x):
+            seen.append(get_backend())
+            return x.clone()
+
+        @staticmethod
+        def backward(ctx, grad):
+            seen.append(get_backend())
+            return grad
+
+    x = torch.zeros(2, requires_grad=True)
+    run = measure.without_kernels(lambda: [torch.autograd.grad(Watched.apply(x).sum(), x)[0]])
+    run()
+    assert seen == ["torch", "torch"]
+    assert get_backend() == "auto"

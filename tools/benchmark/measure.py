@@ -12,6 +12,8 @@ import torch
 from operations import Operation, Place, Shape, Work
 from torch import Tensor
 
+from mmdysample.ops.backend import use_backend
+
 os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # the profiler, which counts memory, is chatty
 from torch.profiler import ProfilerActivity, profile
 
@@ -77,6 +79,8 @@ def measure(case: Case, repeats: int) -> tuple[Work, dict[str, Measurement]]:
     with torch.no_grad():
         work.result_bytes = work.ways["ours"]().nbytes
     runs = {way: prepare(case, work, call) for way, call in work.ways.items()}
+    if "torch" in runs:
+        runs["torch"] = without_kernels(runs["torch"])
     device = case.place.device
     measured = {way: Measurement(way, peak_bytes(run, device)) for way, run in runs.items()}
     for _ in range(repeats):
@@ -112,6 +116,16 @@ def prepare(case: Case, work: Work, call: Callable[[], Tensor]) -> Callable[[], 
         return [result, *(g for g in grads if g is not None)]
 
     return forward_and_backward
+
+
+def without_kernels(run: Callable[[], list[Tensor]]) -> Callable[[], list[Tensor]]:
+    """Forward and backward by PyTorch's operators alone."""
+
+    def run_by_torch() -> list[Tensor]:
+        with use_backend("torch"):
+            return run()
+
+    return run_by_torch
 
 
 def check_agreement(case: Case) -> None:

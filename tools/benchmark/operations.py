@@ -3,7 +3,7 @@
 An operation is built for a shape; its *ways* work on the same tensors:
 
 ours      the library
-torch     the library without its GPU kernels, on a GPU
+torch     the library without its GPU kernels, on a GPU; measure.py switches them off
 naive     the operator as a paper writes it, in plain PyTorch (tests/reference/)
 bilinear  F.interpolate on the same map, which no learned upsampler computes: the usual yardstick
 """
@@ -25,7 +25,6 @@ from torch import Tensor
 
 from mmdysample import DySample, Upsampler, build_upsampler
 from mmdysample.ops import local_similarity, point_sample, reassemble
-from mmdysample.ops.backend import use_backend
 from tests.reference.dysample import dysample_torch, point_sample_torch
 from tests.reference.local_similarity import local_similarity_unfolded
 from tests.reference.reassemble import reassemble_unfolded
@@ -99,13 +98,8 @@ class Operation(NamedTuple):
         """The work, on a GPU with the way 'torch' too."""
         work = self.make(shape, place)
         if place.device != "cpu" and set(work.ways) != {"ours"}:
-            work.ways["torch"] = partial(without_kernels, work.ways["ours"])
+            work.ways["torch"] = work.ways["ours"]
         return work
-
-
-def without_kernels(call: Callable[[], Tensor]) -> Tensor:
-    with use_backend("torch"):
-        return call()
 
 
 def random(*size: int) -> Tensor:
