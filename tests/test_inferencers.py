@@ -22,7 +22,7 @@ from mmengine.infer import BaseInferencer
 from mmseg.apis import MMSegInferencer
 from PIL import Image
 
-from mmdysample.engine.checkpoint import CheckpointError
+from mmdysample.engine.checkpoint import CheckpointError, load_checkpoint_file
 from mmdysample.engine.errors import UserError
 from mmdysample.engine.inferencers import config_path, open_inferencer
 from tests.engine.zygote import ROOT, TRAIN, shared_zygote
@@ -146,7 +146,7 @@ def test_upstreams_inferencers_with_a_config_file(trained, images, tmp_path):
 def test_weights_and_classes_are_the_checkpoints(trained):
     family, checkpoint = trained
     inferencer = open_inferencer(NAMES[family], str(checkpoint), "cpu")
-    saved = torch.load(checkpoint, weights_only=False)
+    saved = load_checkpoint_file(checkpoint)
     loaded = inferencer.model.state_dict()
     assert loaded.keys() == saved["state_dict"].keys()
     assert all(torch.equal(loaded[name], value) for name, value in saved["state_dict"].items())

@@ -276,3 +276,10 @@ def test_more_than_2_to_31_elements(memory_format):
             (wanted,) = torch.autograd.grad(result, alone, grad[here].contiguous())
             assert_close(grad_x[here], wanted)
     assert grad_offset[1, :, -1].abs().sum() > 0
+
+
+def test_without_channels_the_offsets_have_no_gradient():
+    inputs = on(torch.float32, *make_inputs(1, 0, 3, 4, 2, 1))
+    out, _, grad_offset = run("triton", point_sample, inputs, (2, 1))
+    assert out.shape == (1, 0, 6, 8)
+    assert torch.equal(grad_offset, torch.zeros_like(inputs[1]))

@@ -359,3 +359,20 @@ def test_the_way_without_kernels_has_none_in_its_backward_pass_either(benchmark)
     run()
     assert seen == ["torch", "torch"]
     assert get_backend() == "auto"
+
+
+def test_an_upsampler_that_does_not_say_what_it_costs_is_measured(benchmark, monkeypatch):
+    operations = sys.modules["operations"]
+    monkeypatch.delattr("mmdysample.upsamplers.CARAFE.flops")
+    place = operations.Place("cpu", torch.float32)
+    work = operations.OPERATIONS["carafe"].build(benchmark.STAGE, place)
+    assert work.flops is None and work.ways["ours"]().shape == (2, 64, 12, 10)
+    assert operations.OPERATIONS["dysample"].build(benchmark.STAGE, place).flops > 0
+
+
+def test_the_gpu_command_keeps_earlier_results(tmp_path):
+    (tmp_path / "results.csv").write_text("kept")
+    command = ["bash", str(FOLDER / "gpu.sh"), str(tmp_path)]
+    result = subprocess.run(command, capture_output=True, text=True)
+    assert result.returncode == 2 and "has results.csv already" in result.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["results.csv"]

@@ -18,6 +18,7 @@ pytest.importorskip("mmseg", reason="needs mmseg: bash tools/setup_env.sh instal
 import numpy as np
 from PIL import Image
 
+from mmdysample.engine.checkpoint import load_checkpoint_file
 from tests.engine.toy import write_config
 from tests.engine.zygote import ROOT, TEST, TRAIN
 
@@ -129,7 +130,7 @@ def test_tta(family, zygote, trained, tmp_path):
 
 def test_missing_upsampler_is_not_tested(zygote, trained, tmp_path):
     """Weights that the checkpoint lacks would be random: their scores would mean nothing."""
-    checkpoint = torch.load(trained / "detector.pth", weights_only=False)
+    checkpoint = load_checkpoint_file(trained / "detector.pth")
     state = checkpoint["state_dict"]
     lost = [name for name in state if ".offset." in name]
     assert lost
@@ -141,7 +142,7 @@ def test_missing_upsampler_is_not_tested(zygote, trained, tmp_path):
 
 
 def test_additional_weights_are_fine(zygote, trained, tmp_path):
-    checkpoint = torch.load(trained / "detector.pth", weights_only=False)
+    checkpoint = load_checkpoint_file(trained / "detector.pth")
     state = {**checkpoint["state_dict"], "teacher.weight": torch.zeros(1)}
     torch.save(dict(state_dict=state), tmp_path / "more.pth")
     run = zygote.run(

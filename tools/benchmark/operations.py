@@ -184,9 +184,16 @@ def build_preset(upsample_cfg: dict, shape: Shape, place: Place) -> Work:
         ways,
         arguments,
         tuple(upsampler.parameters()),
-        None if upsampler.any_size else sum(upsampler.flops(shape.height, shape.width).values()),
+        count_flops(upsampler, shape),
         sum(p.numel() for p in upsampler.parameters() if p.dim() > 1),
     )
+
+
+def count_flops(upsampler: Upsampler, shape: Shape) -> int | None:
+    """Of one sample; None for a fixed interpolation and a class that does not say."""
+    if upsampler.any_size or type(upsampler).flops is Upsampler.flops:
+        return None
+    return sum(upsampler.flops(shape.height, shape.width).values())
 
 
 def naive_way(upsampler: Upsampler, *arguments: Tensor) -> Callable[[], Tensor] | None:
