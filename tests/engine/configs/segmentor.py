@@ -113,7 +113,7 @@ param_scheduler = [dict(type="PolyLR", power=1.0, begin=0, end=8, eta_min=0.0, b
 default_hooks = dict(
     logger=dict(type="LoggerHook", interval=1, log_metric_by_epoch=False),
     checkpoint=dict(type="CheckpointHook", by_epoch=False, interval=2, max_keep_ckpts=1),
-    visualization=dict(type="SegVisualizationHook", interval=1),
+    visualization=dict(type="SegVisualizationHook"),
 )
 vis_backends = [dict(type="LocalVisBackend")]
 visualizer = dict(type="SegLocalVisualizer", vis_backends=vis_backends, name="visualizer")
