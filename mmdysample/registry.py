@@ -9,6 +9,8 @@ from typing import TypeVar
 
 from torch import nn
 
+from mmdysample.errors import InvalidType, InvalidValue
+
 T = TypeVar("T", bound=type)
 
 _UPSAMPLERS: dict[str, type[nn.Module]] = {}
@@ -18,7 +20,7 @@ _FOLLOWERS: list[Callable[[type[nn.Module]], None]] = []
 def register_upsampler(cls: T) -> T:
     """Class decorator that makes an upsampler known under its class name."""
     if _UPSAMPLERS.setdefault(cls.__name__, cls) is not cls:
-        raise ValueError(f"an upsampler named {cls.__name__!r} is registered already")
+        raise InvalidValue(f"an upsampler named {cls.__name__!r} is registered already")
     for follow in _FOLLOWERS:
         follow(cls)
     return cls
@@ -39,7 +41,7 @@ def list_upsamplers() -> list[str]:
 def get_upsampler(name: str) -> type[nn.Module]:
     """The upsampler class registered as ``name``; ValueError if there is none."""
     if not isinstance(name, str) or name not in _UPSAMPLERS:
-        raise ValueError(
+        raise InvalidValue(
             f"unknown upsampler {name!r}{did_you_mean(name, _UPSAMPLERS)}; "
             f"registered are {', '.join(list_upsamplers())}"
         )
@@ -65,7 +67,7 @@ def build_upsampler(
     another value is an error.
     """
     if not isinstance(cfg, Mapping) or "type" not in cfg:
-        raise TypeError(
+        raise InvalidType(
             "upsample_cfg must be a dict with the key 'type', such as dict(type='DySample'), "
             f"got {cfg!r}"
         )
@@ -73,13 +75,13 @@ def build_upsampler(
     kind = settings.pop("type")
     cls = kind if inspect.isclass(kind) else get_upsampler(kind)
     if not hasattr(cls, "guided"):
-        raise ValueError(
+        raise InvalidValue(
             f"type of upsample_cfg must be an Upsampler or the name of one, got {cls.__qualname__}"
         )
     place = dict(in_channels=in_channels, scale_factor=scale_factor, guide_channels=guide_channels)
     for name, value in place.items():
         if settings.setdefault(name, value) != value:
-            raise ValueError(
+            raise InvalidValue(
                 f"upsample_cfg sets {name}={settings[name]!r}, but the model needs {value!r} here; "
                 f"leave {name} out of upsample_cfg"
             )

@@ -16,6 +16,7 @@ PACKAGE = ROOT / "mmdysample"
 # A part imports from itself and from parts of a lower layer, never the other way.
 LAYERS = {
     "mmdysample.version": 0,
+    "mmdysample.errors": -1,  # for everybody
     "mmdysample.registry": 0,
     "mmdysample.state_dict": 0,
     "mmdysample.ops": 0,

@@ -24,6 +24,7 @@ from pathlib import Path
 from types import FrameType
 from urllib.error import URLError
 
+from mmdysample.errors import UserError
 from mmdysample.registry import did_you_mean
 
 USER_ERROR_STATUS = 2
@@ -39,10 +40,6 @@ _BUILDER = os.path.join("registry", "build_functions.py")
 # Between a builder and what is wrong with the settings it gave; the second makes visualizers.
 _CALLS = ("__init__", "get_instance")
 _EXPLAINERS: list[Callable[[BaseException], str | None]] = []
-
-
-class UserError(Exception):
-    """Something that the user can put right; its text is one sentence."""
 
 
 class ArgumentParser(argparse.ArgumentParser):

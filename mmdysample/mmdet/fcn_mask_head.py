@@ -9,6 +9,7 @@ from mmdet.models.roi_heads.mask_heads import FCNMaskHead
 from mmdet.registry import MODELS
 from torch import Tensor
 
+from mmdysample.errors import InvalidValue
 from mmdysample.registry import build_upsampler, get_upsampler, list_upsamplers
 
 # What FCNMaskHead builds itself. Its 'deconv' is a 2x2 transposed convolution with a ReLU.
@@ -50,7 +51,7 @@ class UpsampleFCNMaskHead(FCNMaskHead):
         upsample = build_upsampler(settings, channels, scale_factor)
         if upsample.guided:
             unguided = [name for name in list_upsamplers() if not get_upsampler(name).guided]
-            raise ValueError(
+            raise InvalidValue(
                 f"UpsampleFCNMaskHead has no finer feature to guide {type(upsample).__name__}; "
                 f"set upsample_cfg to an upsampler without a guide: {', '.join(unguided)}"
             )

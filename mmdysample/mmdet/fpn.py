@@ -9,6 +9,7 @@ from mmdet.registry import MODELS
 from mmengine.model import ModuleList
 from torch import Tensor
 
+from mmdysample.errors import InvalidValue
 from mmdysample.registry import build_upsampler
 from mmdysample.state_dict import count_stages
 
@@ -45,7 +46,7 @@ class UpsampleFPN(FPN):
         self.upsample_cfg = dict(type="Nearest") if upsample_cfg is None else upsample_cfg
         if top_down_extra_levels:
             if self.add_extra_convs:
-                raise ValueError(
+                raise InvalidValue(
                     "top_down_extra_levels=True and add_extra_convs="
                     f"{self.add_extra_convs!r} both say what the extra levels are; choose one"
                 )
@@ -73,7 +74,7 @@ class UpsampleFPN(FPN):
         """Feature maps of the backbone, fine to coarse -> ``num_outs`` maps, fine to coarse."""
         channels = [x.shape[1] for x in inputs]
         if channels != list(self.in_channels):
-            raise ValueError(
+            raise InvalidValue(
                 f"UpsampleFPN takes feature maps of in_channels={self.in_channels}, "
                 f"got maps of {channels} channels"
             )
@@ -119,7 +120,7 @@ class UpsampleFPN(FPN):
                     f"{laterals} backbone levels (start_level, end_level), or fewer with "
                     "top_down_extra_levels=True and num_outs to match"
                 )
-            raise ValueError(
+            raise InvalidValue(
                 f"the checkpoint's FPN has {laterals - 1} upsampling stages ({laterals} laterals), "
                 f"this one has {len(self.lateral_convs) - 1}; the checkpoint needs {layout}"
             )

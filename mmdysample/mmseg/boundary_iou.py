@@ -12,6 +12,8 @@ from mmseg.registry import METRICS
 from prettytable import PrettyTable
 from torch import Tensor
 
+from mmdysample.errors import InvalidValue
+
 
 @METRICS.register_module()
 class BoundaryIoUMetric(IoUMetric):
@@ -41,7 +43,7 @@ class BoundaryIoUMetric(IoUMetric):
     def __init__(self, *args, dilation_ratio: float = 0.02, **kwargs) -> None:
         super().__init__(*args, **kwargs)
         if not isinstance(dilation_ratio, (int, float)) or not 0 < dilation_ratio < 1:
-            raise ValueError(f"dilation_ratio must lie between 0 and 1, got {dilation_ratio!r}")
+            raise InvalidValue(f"dilation_ratio must lie between 0 and 1, got {dilation_ratio!r}")
         self.dilation_ratio = dilation_ratio
 
     def process(self, data_batch: dict, data_samples: Sequence[dict]) -> None:
@@ -67,20 +69,20 @@ class BoundaryIoUMetric(IoUMetric):
         pred = sample["pred_sem_seg"]["data"].squeeze(0).long()
         image = sample.get("img_path", "a sample")
         if "gt_sem_seg" not in sample:
-            raise ValueError(
+            raise InvalidValue(
                 f"{image} comes without its ground truth: "
                 "the test pipeline needs dict(type='LoadAnnotations')"
             )
         path = sample.get("seg_map_path", image)
         label = sample["gt_sem_seg"]["data"].squeeze(0).to(pred)
         if label.shape != pred.shape:
-            raise ValueError(
+            raise InvalidValue(
                 f"{path}: the label map is {_size(label)} but the image is {_size(pred)} "
                 "(height x width)"
             )
         wrong = (label != self.ignore_index) & ((label < 0) | (label >= num_classes))
         if wrong.any():
-            raise ValueError(
+            raise InvalidValue(
                 f"{path}: the label map holds class {label[wrong][0].item()}, but the data set has "
                 f"{num_classes} classes, 0 to {num_classes - 1} (and {self.ignore_index}, ignored)"
             )
@@ -91,7 +93,7 @@ class BoundaryIoUMetric(IoUMetric):
         if self.format_only:
             return super().compute_metrics(results)
         if not sum(label_areas.sum() for _, _, _, label_areas, *_ in results):
-            raise ValueError(
+            raise InvalidValue(
                 "the ground truth of the whole data set is empty: "
                 f"all pixels of its {len(results)} label maps are ignored"
             )

@@ -10,6 +10,7 @@ from mmseg.models.decode_heads import SegformerHead
 from mmseg.registry import MODELS
 from torch import Tensor
 
+from mmdysample.errors import InvalidValue
 from mmdysample.registry import build_upsampler
 from mmdysample.state_dict import count_stages, rename_prefix
 from mmdysample.upsamplers import Upsampler
@@ -38,7 +39,7 @@ class UpsampleSegformerHead(SegformerHead):
         if upsample_cfg is None:
             mode = one_of("interpolate_mode", self.interpolate_mode, ("bilinear", "nearest"))
             if mode == "bilinear" and self.align_corners:
-                raise ValueError(
+                raise InvalidValue(
                     "UpsampleSegformerHead interpolates with align_corners=False, got "
                     "align_corners=True; set upsample_cfg, or use SegformerHead"
                 )
@@ -54,7 +55,7 @@ class UpsampleSegformerHead(SegformerHead):
         inputs = self._transform_inputs(inputs)
         channels = [x.shape[1] for x in inputs]
         if channels != list(self.in_channels):
-            raise ValueError(
+            raise InvalidValue(
                 f"UpsampleSegformerHead takes feature maps of in_channels={self.in_channels}, "
                 f"got maps of {channels} channels"
             )
@@ -70,7 +71,7 @@ class UpsampleSegformerHead(SegformerHead):
         rename_prefix(state_dict, prefix + "upsamplers.", prefix + "upsample_modules.")
         stages = count_stages(state_dict, prefix + "upsample_modules.")
         if stages and stages != len(self.upsample_modules):
-            raise ValueError(
+            raise InvalidValue(
                 f"the checkpoint's SegFormer head has {stages} upsampling stages, this one has "
                 f"{len(self.upsample_modules)}: n backbone levels need n*(n-1)/2 stages"
             )

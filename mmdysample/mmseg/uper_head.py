@@ -11,6 +11,7 @@ from mmseg.models.decode_heads import UPerHead
 from mmseg.registry import MODELS
 from torch import Tensor
 
+from mmdysample.errors import InvalidValue
 from mmdysample.registry import build_upsampler
 
 
@@ -34,7 +35,7 @@ class UpsampleUPerHead(UPerHead):
         super().__init__(*args, **kwargs)
         if upsample_cfg is None:
             if self.align_corners:
-                raise ValueError(
+                raise InvalidValue(
                     "UpsampleUPerHead interpolates with align_corners=False, got "
                     "align_corners=True; set upsample_cfg, or use UPerHead"
                 )
@@ -50,7 +51,7 @@ class UpsampleUPerHead(UPerHead):
         inputs = self._transform_inputs(inputs)
         channels = [x.shape[1] for x in inputs]
         if channels != list(self.in_channels):
-            raise ValueError(
+            raise InvalidValue(
                 f"UpsampleUPerHead takes feature maps of in_channels={self.in_channels}, "
                 f"got maps of {channels} channels"
             )

@@ -27,6 +27,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from mmdysample.errors import InvalidValue
+
 BACKENDS = ("auto", "torch", "triton")
 VARIABLE = "MMDYSAMPLE_BACKEND"
 OLDEST_TRITON = (3, 0)
@@ -41,7 +43,7 @@ _logger = logging.getLogger("mmdysample")
 
 def _checked(backend: str, source: str) -> str:
     if backend not in BACKENDS:
-        raise ValueError(f"{source} must be one of {', '.join(BACKENDS)}, got {backend!r}")
+        raise InvalidValue(f"{source} must be one of {', '.join(BACKENDS)}, got {backend!r}")
     return backend
 
 

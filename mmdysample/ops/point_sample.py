@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from mmdysample.errors import InvalidValue
 from mmdysample.ops import point_sample_ops
 from mmdysample.ops.backend import uses_triton
 from mmdysample.ops.precision import float32_or_more
@@ -47,11 +48,11 @@ def point_sample(x: Tensor, offset: Tensor, scale_factor: int = 2, groups: int =
     check_map("x", x)
     s, g = scale_factor, groups
     if x.shape[1] % g:
-        raise ValueError(f"x must be (B, C, H, W) with C divisible by {g=}, got {tuple(x.shape)}")
+        raise InvalidValue(f"x must be (B, C, H, W) with C divisible by {g=}, got {tuple(x.shape)}")
     batch, _, height, width = x.shape
     expected = (batch, 2 * g * s * s, height, width)
     if offset.shape != expected:
-        raise ValueError(f"offset must be {expected} for {s=}, {g=}, got {tuple(offset.shape)}")
+        raise InvalidValue(f"offset must be {expected} for {s=}, {g=}, got {tuple(offset.shape)}")
     check_same_device("x", x, "offset", offset)
     if not is_exporting() and uses_triton("point_sample", s * s * height * width, x, offset):
         return point_sample_ops.point_sample(x, offset, s, g)

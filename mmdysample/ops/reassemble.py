@@ -9,6 +9,7 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor
 
+from mmdysample.errors import InvalidValue
 from mmdysample.ops import window_ops
 from mmdysample.ops.window_tiles import accumulation_dtype
 
@@ -48,7 +49,7 @@ def reassemble(
     window_ops.check_map("x", x)
     batch, channels, height, width = x.shape
     if channels % groups:
-        raise ValueError(f"groups must divide the {channels} channels of x, got {groups}")
+        raise InvalidValue(f"groups must divide the {channels} channels of x, got {groups}")
     expected = (batch, groups * kernel_size**2, scale_factor * height, scale_factor * width)
     window_ops.check_map("kernel", kernel, expected)
     window_ops.check_same_device("x", x, "kernel", kernel)

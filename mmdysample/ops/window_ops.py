@@ -10,6 +10,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from mmdysample.errors import InvalidType, InvalidValue
 from mmdysample.ops import window_tiles
 from mmdysample.ops.backend import uses_triton
 
@@ -130,24 +131,24 @@ def check_windows(kernel_size: int, scale_factor: int, groups: int = 1) -> None:
     for name, value in settings.items():
         accepted = "an odd integer >= 1" if name == "kernel_size" else "an integer >= 1"
         if isinstance(value, bool) or not isinstance(value, int):
-            raise TypeError(f"{name} must be {accepted}, got {value!r}")
+            raise InvalidType(f"{name} must be {accepted}, got {value!r}")
         if value < 1 or (name == "kernel_size" and value % 2 == 0):
-            raise ValueError(f"{name} must be {accepted}, got {value!r}")
+            raise InvalidValue(f"{name} must be {accepted}, got {value!r}")
 
 
 def check_map(name: str, value: Tensor, shape: tuple[int, ...] | None = None) -> None:
     """TypeError or ValueError unless ``value`` is a floating-point map, of ``shape`` if given."""
     if not isinstance(value, Tensor):
-        raise TypeError(f"{name} must be a floating-point tensor, got {type(value).__name__}")
+        raise InvalidType(f"{name} must be a floating-point tensor, got {type(value).__name__}")
     if not value.is_floating_point():
-        raise TypeError(f"{name} must be a floating-point tensor, got {value.dtype}")
+        raise InvalidType(f"{name} must be a floating-point tensor, got {value.dtype}")
     if value.dim() != 4 or (shape is not None and tuple(value.shape) != shape):
-        raise ValueError(f"{name} must be {shape or '(B, C, H, W)'}, got {tuple(value.shape)}")
+        raise InvalidValue(f"{name} must be {shape or '(B, C, H, W)'}, got {tuple(value.shape)}")
 
 
 def check_same_device(name: str, value: Tensor, other_name: str, other: Tensor) -> None:
     """ValueError unless both maps are on one device."""
     if value.device != other.device:
-        raise ValueError(
+        raise InvalidValue(
             f"{name} and {other_name} must be on one device, got {value.device} and {other.device}"
         )

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mmdysample.errors import InvalidValue
 from mmdysample.ops import reassemble
 from mmdysample.ops.window_ops import is_exporting
 from mmdysample.registry import register_upsampler
@@ -47,7 +48,7 @@ class A2U(Upsampler):
         only_scale_2("A2U", scale_factor)
         c_y = self.guide_channels
         if c_y % GROUPS:
-            raise ValueError(f"guide_channels must be divisible by {GROUPS}, got {c_y}")
+            raise InvalidValue(f"guide_channels must be divisible by {GROUPS}, got {c_y}")
         self.U = nn.Conv2d(c_y, 1, 1)
         self.V = nn.Conv2d(c_y, 1, 1)
         self.P = nn.Conv2d(c_y, KERNEL_SIZE**2 * scale_factor**2, 1)

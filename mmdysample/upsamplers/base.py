@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mmdysample.errors import InvalidType, InvalidValue
 from mmdysample.registry import did_you_mean
 
 
@@ -43,7 +44,7 @@ class Upsampler(nn.Module, ABC):
         takes_any = any(p.kind is p.VAR_KEYWORD for p in parameters)
         for name, value in kwargs.items():
             if name not in accepted and not takes_any:
-                raise TypeError(
+                raise InvalidType(
                     f"{cls.__name__} has no argument {name!r} (given {value!r})"
                     f"{did_you_mean(name, accepted)}; it accepts {', '.join(accepted)}"
                 )
@@ -115,18 +116,18 @@ class Upsampler(nn.Module, ABC):
     def _check_input(self, x: Tensor) -> None:
         name = type(self).__name__
         if not isinstance(x, Tensor):
-            raise TypeError(f"{name}: x must be a torch.Tensor, got {type(x).__name__}")
+            raise InvalidType(f"{name}: x must be a torch.Tensor, got {type(x).__name__}")
         if x.dim() != 4 or x.shape[1] != self.in_channels or x.shape[2] < 1 or x.shape[3] < 1:
-            raise ValueError(
+            raise InvalidValue(
                 f"{name}: x must be (B, {self.in_channels}, H, W), got {tuple(x.shape)}"
             )
         if not x.is_floating_point():
-            raise TypeError(
+            raise InvalidType(
                 f"{name}: x must be float16, bfloat16, float32 or float64, got {x.dtype}"
             )
         weights = list(self.parameters())
         if weights and weights[0].dtype != x.dtype and not _autocast_converts(x):
-            raise TypeError(
+            raise InvalidType(
                 f"{name}: x is {x.dtype} but the weights are {weights[0].dtype}; "
                 "convert one of them with .to(dtype), or use torch.autocast"
             )
@@ -134,25 +135,25 @@ class Upsampler(nn.Module, ABC):
     def _check_guide(self, x: Tensor, guide: Tensor | None) -> None:
         name = type(self).__name__
         if guide is None:
-            raise ValueError(
+            raise InvalidValue(
                 f"{name} is guided: forward(x, guide) needs a guide of shape "
                 f"(B, {self.guide_channels}, h, w) at the target size, got None"
             )
         if not isinstance(guide, Tensor):
-            raise TypeError(f"{name}: guide must be a torch.Tensor, got {type(guide).__name__}")
+            raise InvalidType(f"{name}: guide must be a torch.Tensor, got {type(guide).__name__}")
         if self.guided and not guide.is_floating_point():
-            raise TypeError(f"{name}: guide must be floating point, got {guide.dtype}")
+            raise InvalidType(f"{name}: guide must be floating point, got {guide.dtype}")
         channels = self.guide_channels if self.guided else "C"
         if (
             guide.dim() != 4
             or guide.shape[0] != x.shape[0]
             or (self.guided and guide.shape[1] != self.guide_channels)
         ):
-            raise ValueError(
+            raise InvalidValue(
                 f"{name}: guide must be ({x.shape[0]}, {channels}, h, w), got {tuple(guide.shape)}"
             )
         if self.guided and guide.dtype != x.dtype and not _autocast_converts(guide):
-            raise TypeError(
+            raise InvalidType(
                 f"{name}: guide is {guide.dtype} but x is {x.dtype}; "
                 "convert one of them with .to(dtype), or use torch.autocast"
             )
@@ -166,11 +167,13 @@ class Upsampler(nn.Module, ABC):
             or len(size) != 2
             or not all(hasattr(length, "__index__") for length in size)
         ):
-            raise ValueError(f"{name}: size must be two integers (height, width), got {size!r}")
+            raise InvalidValue(f"{name}: size must be two integers (height, width), got {size!r}")
         if guide is not None:
             guide_size = (guide.shape[2], guide.shape[3])
             if size is not None and tuple(size) != guide_size:
-                raise ValueError(f"{name}: size {tuple(size)} is not the guide's size {guide_size}")
+                raise InvalidValue(
+                    f"{name}: size {tuple(size)} is not the guide's size {guide_size}"
+                )
             size = guide_size
         if size is None:
             return full
@@ -178,7 +181,7 @@ class Upsampler(nn.Module, ABC):
         s = self.scale_factor
         for want, have in ((size[0], full[0]), (size[1], full[1])):
             if want < 1 or (not self.any_size and not have - s < want <= have):
-                raise ValueError(
+                raise InvalidValue(
                     f"{name}: cannot reach size {size} from {full[0] // s, full[1] // s}: with "
                     f"scale_factor {s} the target is {full}, or less than {s} smaller on an axis"
                 )
@@ -192,16 +195,16 @@ class Upsampler(nn.Module, ABC):
 def positive_int(name: str, value: int) -> int:
     """``value`` if it is an integer >= 1; TypeError or ValueError naming ``name`` otherwise."""
     if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"{name} must be an integer >= 1, got {value!r}")
+        raise InvalidType(f"{name} must be an integer >= 1, got {value!r}")
     if value < 1:
-        raise ValueError(f"{name} must be an integer >= 1, got {value!r}")
+        raise InvalidValue(f"{name} must be an integer >= 1, got {value!r}")
     return value
 
 
 def one_of(name: str, value: str, accepted: Sequence[str]) -> str:
     """``value`` if it is among ``accepted``; ValueError naming ``name`` otherwise."""
     if value not in accepted:
-        raise ValueError(f"{name} must be one of {', '.join(map(repr, accepted))}, got {value!r}")
+        raise InvalidValue(f"{name} must be one of {', '.join(map(repr, accepted))}, got {value!r}")
     return value
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mmdysample.errors import InvalidValue
 from mmdysample.ops import reassemble
 from mmdysample.registry import register_upsampler
 from mmdysample.upsamplers.base import Upsampler, positive_int
@@ -54,7 +55,7 @@ class CARAFE(Upsampler):
         self.encoder_dilation = positive_int("encoder_dilation", encoder_dilation)
         self.compressed_channels = positive_int("compressed_channels", compressed_channels)
         if in_channels % up_group:
-            raise ValueError(f"in_channels must be divisible by {up_group=}, got {in_channels}")
+            raise InvalidValue(f"in_channels must be divisible by {up_group=}, got {in_channels}")
         self.channel_compressor = nn.Conv2d(in_channels, compressed_channels, 1)
         self.content_encoder = nn.Conv2d(
             compressed_channels,

@@ -8,6 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from mmdysample.errors import InvalidType, InvalidValue
 from mmdysample.ops import point_sample
 from mmdysample.ops.precision import float32_or_more
 from mmdysample.registry import register_upsampler
@@ -63,13 +64,13 @@ class DySample(Upsampler):
         self.style = one_of("style", style, STYLES)
         self.groups = positive_int("groups", groups)
         if not isinstance(dyscope, bool):
-            raise TypeError(f"dyscope must be True or False, got {dyscope!r}")
+            raise InvalidType(f"dyscope must be True or False, got {dyscope!r}")
         self.dyscope = dyscope
         if scope_factor is None:
             scope_factor = 0.5 if dyscope else 0.25
         number = isinstance(scope_factor, int | float) and not isinstance(scope_factor, bool)
         if not number or not 0 < scope_factor < float("inf"):
-            raise ValueError(f"scope_factor must be a number > 0 or None, got {scope_factor!r}")
+            raise InvalidValue(f"scope_factor must be a number > 0 or None, got {scope_factor!r}")
         self.scope_factor = scope_factor
         self.initial_position = one_of("initial_position", initial_position, INITIAL_POSITIONS)
 
@@ -79,7 +80,7 @@ class DySample(Upsampler):
             needs = f"groups={groups}" + (
                 f" and by scale_factor^2={parts}" if style == "pl" else ""
             )
-            raise ValueError(f"in_channels must be divisible by {needs}, got {in_channels}")
+            raise InvalidValue(f"in_channels must be divisible by {needs}, got {in_channels}")
         if style == "lp":
             projection = (in_channels, 2 * groups * parts)
         else:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from mmdysample.errors import InvalidType
 from mmdysample.ops import reassemble
 from mmdysample.registry import register_upsampler
 from mmdysample.upsamplers.base import Upsampler, positive_int
@@ -69,7 +70,7 @@ class FADE(Upsampler):
         super().__init__(in_channels, scale_factor, guide_channels=guide_channels)
         for name, value in dict(gating=gating, lite=lite).items():
             if not isinstance(value, bool):
-                raise TypeError(f"{name} must be True or False, got {value!r}")
+                raise InvalidType(f"{name} must be True or False, got {value!r}")
         self.gating = gating
         self.lite = lite
         self.kernel_size = odd_int("kernel_size", kernel_size)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from mmdysample.errors import InvalidValue
 from mmdysample.ops import precision
 from mmdysample.upsamplers.base import positive_int
 
@@ -19,14 +20,14 @@ def init_xavier_uniform(*convs: nn.Module) -> None:
 def odd_int(name: str, value: int) -> int:
     """``value`` if it is an odd integer >= 1; TypeError or ValueError naming ``name`` otherwise."""
     if positive_int(name, value) % 2 == 0:
-        raise ValueError(f"{name} must be odd, such as 3, 5 or 7, got {value!r}")
+        raise InvalidValue(f"{name} must be odd, such as 3, 5 or 7, got {value!r}")
     return value
 
 
 def only_scale_2(upsampler: str, scale_factor: int) -> None:
     """ValueError unless ``scale_factor`` is 2."""
     if scale_factor != 2:
-        raise ValueError(f"{upsampler} is defined for scale_factor=2 only, got {scale_factor!r}")
+        raise InvalidValue(f"{upsampler} is defined for scale_factor=2 only, got {scale_factor!r}")
 
 
 def float32_or_more(x: Tensor) -> Tensor:

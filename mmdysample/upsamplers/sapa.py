@@ -9,6 +9,7 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mmdysample.errors import InvalidType, InvalidValue
 from mmdysample.ops import local_similarity, reassemble
 from mmdysample.registry import register_upsampler
 from mmdysample.upsamplers.base import Upsampler, one_of, positive_int
@@ -98,11 +99,11 @@ class SAPA(Upsampler):
         self.embedding_dim = positive_int("embedding_dim", embedding_dim)
         self.normalization = one_of("normalization", normalization, tuple(NORMALIZATIONS))
         if not isinstance(normalize_self, bool):
-            raise TypeError(f"normalize_self must be True or False, got {normalize_self!r}")
+            raise InvalidType(f"normalize_self must be True or False, got {normalize_self!r}")
         self.normalize_self = normalize_self
         c, c_y, d = in_channels, self.guide_channels, embedding_dim
         if variant == "i" and c_y != c:
-            raise ValueError(
+            raise InvalidValue(
                 f"SAPA with variant='i' compares guide and x directly: guide_channels must be "
                 f"in_channels={c}, got {c_y}; the other variants take any"
             )

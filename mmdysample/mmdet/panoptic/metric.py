@@ -15,6 +15,7 @@ from mmengine.fileio import isdir, join_path, load
 from mmengine.logging import MMLogger
 from terminaltables import AsciiTable
 
+from mmdysample.errors import InvalidValue
 from mmdysample.mmdet.panoptic.quality import Quality, Segment, Tally, count_pairs, tally_image
 from mmdysample.mmdet.panoptic.segments import (
     VOID,
@@ -65,7 +66,7 @@ class PanopticQualityMetric(BaseMetric):
         self.classwise = classwise
         self.backend_args = backend_args
         if not isdir(seg_prefix, backend_args=backend_args):
-            raise ValueError(f"seg_prefix={seg_prefix!r} of PanopticQualityMetric is no folder")
+            raise InvalidValue(f"seg_prefix={seg_prefix!r} of PanopticQualityMetric is no folder")
         self._categories, self._annotations = _read_annotations(ann_file, backend_args)
         self._matched: list[Mapping] | None = None
 
@@ -81,7 +82,7 @@ class PanopticQualityMetric(BaseMetric):
         """Compare the predictions ``pred_panoptic_seg`` of a batch with the truth."""
         for sample in data_samples:
             if "pred_panoptic_seg" not in sample:
-                raise ValueError(
+                raise InvalidValue(
                     "PanopticQualityMetric needs a model that predicts pred_panoptic_seg; "
                     f"this one predicts {', '.join(k for k in sample if k.startswith('pred_'))}"
                 )
@@ -94,13 +95,15 @@ class PanopticQualityMetric(BaseMetric):
     def _compare(self, sample: Mapping) -> dict[int, list[float]]:
         image_id, image = sample["img_id"], sample.get("img_path", f"{sample['img_id']}")
         if image_id not in self._annotations:
-            raise ValueError(f"image {image} (id {image_id}) has no annotation in {self.ann_file}")
+            raise InvalidValue(
+                f"image {image} (id {image_id}) has no annotation in {self.ann_file}"
+            )
         annotation = self._annotations[image_id]
         path = join_path(self.seg_prefix, annotation["file_name"])
         ids = read_segments(path, sample["ori_shape"][:2], image, self.backend_args)
         predicted = self._read_prediction(sample)
         if predicted.shape != ids.shape:
-            raise ValueError(
+            raise InvalidValue(
                 f"the prediction for {image} is {predicted.shape[0]}x{predicted.shape[1]} (height "
                 f"x width), the image is {ids.shape[0]}x{ids.shape[1]}"
             )
@@ -115,7 +118,7 @@ class PanopticQualityMetric(BaseMetric):
         prediction = {segment: (segment - 1) % INSTANCE_OFFSET for segment in found}
         wrong = [label for label in prediction.values() if label >= len(self.categories)]
         if wrong:
-            raise ValueError(
+            raise InvalidValue(
                 f"the model predicts class {max(wrong)} in {image}, but the data set has "
                 f"{len(self.categories)} classes, 0 to {len(self.categories) - 1}"
             )
@@ -183,19 +186,19 @@ def _read_annotations(
     try:
         content = load(ann_file, backend_args=backend_args)
     except JSONDecodeError as error:
-        raise ValueError(f"{ann_file} is not valid JSON: {error}") from error
+        raise InvalidValue(f"{ann_file} is not valid JSON: {error}") from error
     for key in ("categories", "annotations"):
         if not isinstance(content, dict) or key not in content:
-            raise ValueError(f"{ann_file} has no {key!r}: it is not in COCO's panoptic format")
+            raise InvalidValue(f"{ann_file} has no {key!r}: it is not in COCO's panoptic format")
     for annotation in content["annotations"]:
         for key in ("image_id", "file_name", "segments_info"):
             if key not in annotation:
-                raise ValueError(
+                raise InvalidValue(
                     f"an annotation of {ann_file} has no {key!r}: it is not in COCO's panoptic "
                     "format"
                 )
     if not any(annotation["segments_info"] for annotation in content["annotations"]):
-        raise ValueError(
+        raise InvalidValue(
             f"{ann_file} lists no segments: there is no ground truth to compare predictions with"
         )
     return content["categories"], {a["image_id"]: a for a in content["annotations"]}

@@ -12,6 +12,8 @@ import mmcv
 import numpy as np
 from mmengine.fileio import get
 
+from mmdysample.errors import InvalidValue
+
 VOID = 0
 
 
@@ -44,13 +46,13 @@ def read_segments(
     try:
         content = get(path, backend_args=backend_args)
     except FileNotFoundError as error:
-        raise ValueError(f"the panoptic segments {path} of image {image} do not exist") from error
+        raise InvalidValue(f"the panoptic segments {path} of image {image} do not exist") from error
     # In BGR: to convert what could not be decoded fails in words that name no file.
     colors = mmcv.imfrombytes(content, flag="color") if content else None
     if colors is None:
-        raise ValueError(f"{path} cannot be read: it is damaged or in no known format")
+        raise InvalidValue(f"{path} cannot be read: it is damaged or in no known format")
     if colors.shape[:2] != tuple(size):
-        raise ValueError(
+        raise InvalidValue(
             f"the panoptic segments {path} are {colors.shape[0]}x{colors.shape[1]} (height x "
             f"width), but their image {image} is {size[0]}x{size[1]}"
         )
@@ -62,7 +64,7 @@ def check_recorded(ids: Iterable[int], recorded: Iterable[int], path: str) -> No
     unknown = sorted(set(ids) - set(recorded) - {VOID})
     if unknown:
         more = f" and {len(unknown) - 1} more" if len(unknown) > 1 else ""
-        raise ValueError(
+        raise InvalidValue(
             f"{path} has pixels of segment {unknown[0]}{more}, which the annotation file does not "
             "list among the segments of this image"
         )
@@ -72,7 +74,7 @@ def check_areas(pixels: Mapping[int, int], areas: Mapping[int, float], path: str
     """Raise ValueError if a segment has more ``pixels`` in ``path`` than its recorded area."""
     for segment, count in pixels.items():
         if count > areas.get(segment, count):
-            raise ValueError(
+            raise InvalidValue(
                 f"segment {segment} has {count} pixels in {path}, but an area of {areas[segment]} "
                 "in the annotation file"
             )
@@ -91,25 +93,25 @@ def match_categories(
     """
     for category in categories:
         if "name" not in category:
-            raise ValueError(f"a category of {ann_file} has no 'name': {dict(category)}")
+            raise InvalidValue(f"a category of {ann_file} has no 'name': {dict(category)}")
     names = [category["name"] for category in categories]
     twice = [name for name in classes if names.count(name) > 1]
     if twice:
-        raise ValueError(f"{ann_file} has several categories of the name {twice[0]!r}")
+        raise InvalidValue(f"{ann_file} has several categories of the name {twice[0]!r}")
     for name in classes:
         if name not in names:
-            raise ValueError(
+            raise InvalidValue(
                 f"class {name!r} of metainfo is not among the categories of {ann_file}"
             )
     matched = [category for category in categories if category["name"] in set(classes)]
     for category, name in zip(matched, classes, strict=True):
         if category["name"] != name:
-            raise ValueError(
+            raise InvalidValue(
                 "classes of metainfo must be in the order of the categories of "
                 f"{ann_file}: {name!r} stands where that has {category['name']!r}"
             )
         if "isthing" not in category:
-            raise ValueError(f"category {name!r} of {ann_file} has no 'isthing'")
+            raise InvalidValue(f"category {name!r} of {ann_file} has no 'isthing'")
     return matched
 
 
@@ -119,15 +121,15 @@ def check_segment(
     """Raise ValueError if a segment's record lacks a key, or its category is not ``known``."""
     for key in ("id", "category_id", *needed):
         if key not in segment:
-            raise ValueError(
+            raise InvalidValue(
                 f"a segment of image {image_id} in {ann_file} has no {key!r}: {dict(segment)}"
             )
     if segment["id"] == VOID:
-        raise ValueError(
+        raise InvalidValue(
             f"a segment of image {image_id} in {ann_file} has the id {VOID}, which stands for void"
         )
     if segment["category_id"] not in known:
-        raise ValueError(
+        raise InvalidValue(
             f"segment {segment['id']} of image {image_id} in {ann_file} is of category "
             f"{segment['category_id']}, which is none of the classes of metainfo"
         )
