@@ -19,10 +19,7 @@ model = dict(
         window_size=12,
         init_cfg=dict(checkpoint=checkpoint_file),
     ),
-    decode_head=dict(
-        in_channels=[128, 256, 512, 1024],
-        pixel_decoder=dict(type="mmdet.UpsamplePixelDecoder"),
-    ),
+    decode_head=dict(type="UpsampleMaskFormerHead", in_channels=[128, 256, 512, 1024]),
 )
 
 train_pipeline = [

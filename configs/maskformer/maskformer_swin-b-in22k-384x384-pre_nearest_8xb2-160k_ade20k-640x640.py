@@ -2,4 +2,4 @@ _base_ = [
     "../_base_/maskformer_swin-b-in22k-384x384-pre_8xb2-160k_ade20k-640x640.py",
     "../_base_/upsamplers/nearest.py",
 ]
-model = dict(decode_head=dict(pixel_decoder=dict(upsample_cfg=_base_.upsample_cfg)))
+model = dict(decode_head=dict(upsample_cfg=_base_.upsample_cfg))

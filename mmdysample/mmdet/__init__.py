@@ -10,6 +10,7 @@ except ImportError as error:
 import mmdysample.mmcv  # noqa: F401 - registers the upsamplers
 from mmdysample.mmdet.fcn_mask_head import UpsampleFCNMaskHead
 from mmdysample.mmdet.fpn import UpsampleFPN
+from mmdysample.mmdet.maskformer_head import UpsampleMaskFormerHead
 from mmdysample.mmdet.msdeformattn_pixel_decoder import UpsampleMSDeformAttnPixelDecoder
 from mmdysample.mmdet.panoptic import (
     CheckedCocoPanopticDataset,
@@ -30,6 +31,7 @@ __all__ = [
     "UpsampleFCNMaskHead",
     "UpsampleFPN",
     "UpsampleMSDeformAttnPixelDecoder",
+    "UpsampleMaskFormerHead",
     "UpsamplePixelDecoder",
     "UpsampleTransformerEncoderPixelDecoder",
 ]

@@ -6,11 +6,10 @@ import torch.nn.functional as F
 from mmcv.cnn import ConvModule
 from mmdet.models.necks import FPN
 from mmdet.registry import MODELS
-from mmengine.model import ModuleList
 from torch import Tensor
 
 from mmdysample.errors import InvalidValue
-from mmdysample.registry import build_upsampler
+from mmdysample.hosts import build_stages, check_channels, top_down
 from mmdysample.state_dict import count_stages
 
 
@@ -51,11 +50,8 @@ class UpsampleFPN(FPN):
                     f"{self.add_extra_convs!r} both say what the extra levels are; choose one"
                 )
             self._add_extra_levels(layers)
-        self.upsample_modules = ModuleList(
-            build_upsampler(
-                self.upsample_cfg, self.out_channels, 2, guide_channels=self.out_channels
-            )
-            for _ in self.lateral_convs[1:]
+        self.upsample_modules = build_stages(
+            self.upsample_cfg, self.out_channels, len(self.lateral_convs) - 1
         )
 
     def _add_extra_levels(self, layers: dict) -> None:
@@ -72,12 +68,7 @@ class UpsampleFPN(FPN):
 
     def forward(self, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         """Feature maps of the backbone, fine to coarse -> ``num_outs`` maps, fine to coarse."""
-        channels = [x.shape[1] for x in inputs]
-        if channels != list(self.in_channels):
-            raise InvalidValue(
-                f"UpsampleFPN takes feature maps of in_channels={self.in_channels}, "
-                f"got maps of {channels} channels"
-            )
+        check_channels("UpsampleFPN", inputs, self.in_channels)
         inputs = inputs[self.start_level : self.backbone_end_level]
         laterals = [conv(x) for conv, x in zip(self.lateral_convs, inputs, strict=False)]
         extra = inputs[-1]
@@ -85,11 +76,8 @@ class UpsampleFPN(FPN):
             extra = conv(extra)
             laterals.append(extra)
 
-        for level in range(len(laterals) - 1, 0, -1):
-            finer = laterals[level - 1]
-            upsample = self.upsample_modules[level - 1]
-            laterals[level - 1] = finer + upsample(laterals[level], guide=finer)
-
+        coarsest = laterals.pop()
+        laterals = [*top_down(coarsest, laterals, self.upsample_modules), coarsest]
         outs = [conv(x) for conv, x in zip(self.fpn_convs, laterals, strict=False)]
         self._append_extra_outs(outs, laterals, inputs)
         return tuple(outs)

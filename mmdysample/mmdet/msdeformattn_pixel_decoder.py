@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 from mmdet.models.layers import MSDeformAttnPixelDecoder
-from mmdet.models.task_modules.prior_generators import MlvlPointGenerator
 from mmdet.registry import MODELS
 from torch import Tensor
 
-from mmdysample.mmdet.pixel_decoder import StandIn, TopDownPath, keep
+from mmdysample.mmdet.pixel_decoder import TopDownPath
 
 
 @MODELS.register_module()
@@ -31,21 +31,47 @@ class UpsampleMSDeformAttnPixelDecoder(TopDownPath, MSDeformAttnPixelDecoder):
 
     interpolation = "Bilinear"
 
-    def __init__(self, *args, **kwargs) -> None:
-        super().__init__(*args, **kwargs)
-        strides = self.strides[len(self.lateral_convs) :]
-        self.without_path = StandIn(
-            self,
-            num_input_levels=self.num_encoder_levels,
-            strides=strides,
-            point_generator=MlvlPointGenerator(strides),
-            mask_feature=keep,
-        )
-
     def forward(self, feats: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
         """Features of the backbone, fine to coarse -> mask feature (finest level), and the
         ``num_outs`` coarsest levels, coarse to fine."""
-        encoded = feats[len(self.lateral_convs) :]
-        y, outs = MSDeformAttnPixelDecoder.forward(self.without_path, encoded)
-        outs = [*outs, *self.climb(y, feats)]
+        encoded = self.encode(feats)
+        outs = [*encoded[:-1], *reversed(self.climb(encoded[-1], feats))]
         return self.mask_feature(outs[-1]), outs[: self.num_outs]
+
+    def encode(self, feats: Sequence[Tensor]) -> list[Tensor]:
+        """The coarsest levels through the encoder -> (B, C, h, w) each, coarse to fine."""
+        tokens, positions, points, sizes = [], [], [], []
+        for n, conv in enumerate(self.input_convs):
+            level = self.num_input_levels - 1 - n  # from the coarsest on
+            feat = feats[level]
+            batch, _, height, width = feat.shape
+            sizes.append((height, width))
+            tokens.append(conv(feat).flatten(2).transpose(1, 2))
+
+            no_padding = feat.new_zeros((batch, height, width), dtype=torch.bool)
+            position = self.postional_encoding(no_padding)  # upstream's spelling
+            position = self.level_encoding.weight[n].view(1, -1, 1, 1) + position
+            positions.append(position.flatten(2).transpose(1, 2))
+
+            # Pixel centres in pixels of the image, then as a share of its width and height.
+            centres = self.point_generator.single_level_grid_priors(
+                (height, width), level, device=feat.device
+            )
+            extent = torch.tensor([width, height], device=feat.device) * self.strides[level]
+            points.append(centres / extent)
+
+        lengths = [height * width for height, width in sizes]
+        shapes = torch.tensor(sizes, device=feats[0].device)
+        ends = shapes.prod(1).cumsum(0)
+        points = torch.cat(points)[None, :, None].repeat(batch, 1, len(sizes), 1)
+        memory = self.encoder(
+            query=torch.cat(tokens, dim=1),
+            query_pos=torch.cat(positions, dim=1),
+            key_padding_mask=points.new_zeros((batch, sum(lengths)), dtype=torch.bool),
+            spatial_shapes=shapes,
+            reference_points=points,
+            level_start_index=torch.cat((ends.new_zeros(1), ends[:-1])),
+            valid_ratios=points.new_ones((batch, len(sizes), 2)),
+        )
+        levels = memory.transpose(1, 2).split(lengths, dim=-1)
+        return [y.reshape(batch, -1, *size) for y, size in zip(levels, sizes, strict=True)]

@@ -1,55 +1,31 @@
-"""MaskFormer's pixel decoders, whose top-down path is built of upsamplers."""
+"""MaskFormer's pixel decoders, whose top-down path is built of upsamplers.
+
+:class:`UpsampleMaskFormerHead` (maskformer_head.py) puts them in place of mmdet's.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import ClassVar
 
+import torch
+import torch.nn.functional as F
 from mmdet.models.layers import PixelDecoder, TransformerEncoderPixelDecoder
-from mmdet.registry import MODELS
-from mmengine.model import ModuleList
-from torch import Tensor, nn
+from torch import Tensor
 
-from mmdysample.registry import build_upsampler
-
-
-class StandIn:
-    """``self`` in calls of an upstream's method: a module with some attributes replaced.
-
-    The forwards of upstream's pixel decoders end in the top-down path. Told that there is no level
-    to climb, they do all that comes before it, and the path is left to us. The module itself does
-    not change, so that threads may share it. It is made once, in ``__init__``: torch.compile of
-    PyTorch 2.1 does not follow a module into an object that was made in the compiled function.
-    """
-
-    def __init__(self, module: nn.Module, **replaced: Any) -> None:
-        self.module = module
-        self.replaced = replaced
-
-    def __getattr__(self, name: str) -> Any:
-        # How Python copies and pickles an object is not for the module to say.
-        if name.startswith("__"):
-            raise AttributeError(name)
-        return self.replaced[name] if name in self.replaced else getattr(self.module, name)
-
-
-def keep(x: Tensor) -> Tensor:
-    """In place of a layer that is not due yet."""
-    return x
+from mmdysample.hosts import build_stages, top_down
 
 
 class TopDownPath:
-    """Mixin before a pixel decoder of mmdet: the upsamplers, and what is done at each level."""
+    """Mixin before a pixel decoder of mmdet: the upsamplers, and the path that they are part of."""
 
-    interpolation: ClassVar[str]  # upstream's own
+    interpolation: ClassVar[str] = "Nearest"  # upstream's own
 
     def __init__(self, *args, upsample_cfg: dict | None = None, **kwargs) -> None:
         super().__init__(*args, **kwargs)
         self.upsample_cfg = dict(type=self.interpolation) if upsample_cfg is None else upsample_cfg
-        channels = self.mask_feature.in_channels
-        self.upsample_modules = ModuleList(
-            build_upsampler(self.upsample_cfg, channels, 2, guide_channels=channels)
-            for _ in self.lateral_convs
+        self.upsample_modules = build_stages(
+            self.upsample_cfg, self.mask_feature.in_channels, len(self.lateral_convs)
         )
 
     def init_weights(self) -> None:
@@ -59,52 +35,14 @@ class TopDownPath:
             upsample.init_weights()
 
     def climb(self, y: Tensor, feats: Sequence[Tensor]) -> list[Tensor]:
-        """``y`` (B, C, H, W) of the level below the laterals -> maps of their levels, coarse to
-        fine."""
-        outs = []
-        for level in reversed(range(len(self.lateral_convs))):
-            lateral = self.lateral_convs[level](feats[level])
-            y = lateral + self.upsample_modules[level](y, guide=lateral)
-            y = self.output_convs[level](y)
-            outs.append(y)
-        return outs
+        """``y`` (B, C, H, W) of the level below the laterals -> maps of their levels, fine to
+        coarse, and ``y``."""
+        laterals = [conv(x) for conv, x in zip(self.lateral_convs, feats, strict=False)]
+        return [*top_down(y, laterals, self.upsample_modules, self.output_convs), y]
 
 
-class _MaskFormerDecoder(TopDownPath):
-    interpolation = "Nearest"
-    upstream: ClassVar[type[PixelDecoder]]
-
-    def __init__(self, *args, **kwargs) -> None:
-        super().__init__(*args, **kwargs)
-        self.without_path = StandIn(self, num_inputs=1, mask_feature=keep)
-
-    def forward(
-        self, feats: Sequence[Tensor], batch_img_metas: list[dict]
-    ) -> tuple[Tensor, Tensor]:
-        """Features of the backbone, fine to coarse -> mask feature (finest level), memory."""
-        y, memory = self.upstream.forward(self.without_path, feats, batch_img_metas)
-        return self.mask_feature([y, *self.climb(y, feats)][-1]), memory
-
-
-class _IsPixelDecoder(type(PixelDecoder)):
-    """Makes ``type(pixel_decoder) == PixelDecoder`` true of subclasses.
-
-    mmdet's MaskFormerHead asks exactly this to learn whether the memory comes straight from the
-    backbone; only then it builds the ``decoder_input_proj`` that gives it the transformer's
-    channels. mmseg's head inherits the question. A subclass would lose the projection silently.
-    """
-
-    def __eq__(cls, other: object) -> bool:
-        return other is PixelDecoder or super().__eq__(other)
-
-    __hash__ = type(PixelDecoder).__hash__
-
-
-@MODELS.register_module()
-class UpsamplePixelDecoder(_MaskFormerDecoder, PixelDecoder, metaclass=_IsPixelDecoder):
+class UpsamplePixelDecoder(TopDownPath, PixelDecoder):
     """mmdet's PixelDecoder with a configurable upsampler at every stage of the top-down path.
-
-    For mmdet's MaskFormerHead, and with ``type='mmdet.UpsamplePixelDecoder'`` for mmseg's.
 
     Args:
         upsample_cfg: ``dict(type='DySample', ...)``: what every stage is built from. The guide of a
@@ -115,11 +53,16 @@ class UpsamplePixelDecoder(_MaskFormerDecoder, PixelDecoder, metaclass=_IsPixelD
     State-dict names: ``upsample_modules.N`` is the stage whose result is added to lateral N.
     """
 
-    upstream = PixelDecoder
+    def forward(
+        self, feats: Sequence[Tensor], batch_img_metas: list[dict]
+    ) -> tuple[Tensor, Tensor]:
+        """Features of the backbone, fine to coarse -> mask feature (finest level), and the coarsest
+        of the features."""
+        y = self.last_feat_conv(feats[-1])
+        return self.mask_feature(self.climb(y, feats)[0]), feats[-1]
 
 
-@MODELS.register_module()
-class UpsampleTransformerEncoderPixelDecoder(_MaskFormerDecoder, TransformerEncoderPixelDecoder):
+class UpsampleTransformerEncoderPixelDecoder(TopDownPath, TransformerEncoderPixelDecoder):
     """mmdet's TransformerEncoderPixelDecoder with a configurable upsampler at every stage.
 
     Args:
@@ -129,4 +72,33 @@ class UpsampleTransformerEncoderPixelDecoder(_MaskFormerDecoder, TransformerEnco
     State-dict names: ``upsample_modules.N`` is the stage whose result is added to lateral N.
     """
 
-    upstream = TransformerEncoderPixelDecoder
+    def forward(
+        self, feats: Sequence[Tensor], batch_img_metas: list[dict]
+    ) -> tuple[Tensor, Tensor]:
+        """Features of the backbone, fine to coarse -> mask feature (finest level), and the memory:
+        the coarsest of the features after the transformer's encoder, (B, C, h, w)."""
+        memory = self.encode(feats[-1], batch_img_metas)
+        y = self.encoder_out_proj(memory)
+        return self.mask_feature(self.climb(y, feats)[0]), memory
+
+    def encode(self, feat: Tensor, batch_img_metas: list[dict]) -> Tensor:
+        """(B, C_in, h, w) -> (B, C, h, w), all pixels of an image attending to each other."""
+        padding = _padding_mask(feat, batch_img_metas)
+        position = self.positional_encoding(padding).flatten(2).transpose(1, 2)
+        feat = self.encoder_in_proj(feat)
+        memory = self.encoder(
+            query=feat.flatten(2).transpose(1, 2),
+            query_pos=position,
+            key_padding_mask=padding.flatten(1),
+        )
+        return memory.transpose(1, 2).reshape(feat.shape)
+
+
+def _padding_mask(feat: Tensor, batch_img_metas: list[dict]) -> Tensor:
+    """(B, h, w), True for the pixels of ``feat`` beyond the end of their image."""
+    height, width = batch_img_metas[0]["batch_input_shape"]
+    mask = feat.new_ones((feat.shape[0], 1, height, width), dtype=torch.float32)
+    for n, meta in enumerate(batch_img_metas):
+        height, width = meta["img_shape"]
+        mask[n, :, :height, :width] = 0
+    return F.interpolate(mask, size=feat.shape[-2:], mode="nearest").squeeze(1).bool()

@@ -19,6 +19,7 @@ from mmdysample.mmseg.segformer_head import UpsampleSegformerHead
 from mmdysample.mmseg.uper_head import UpsampleUPerHead
 
 if find_spec("mmdet") is not None:
-    import mmdysample.mmdet  # noqa: F401 - registers its hosts
+    import mmdysample.mmdet  # registers its hosts
+    import mmdysample.mmseg.maskformer_head  # noqa: F401 - likewise
 
 __all__ = ["BoundaryIoUMetric", "UpsampleSegformerHead", "UpsampleUPerHead"]

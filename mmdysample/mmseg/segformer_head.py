@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from mmengine.model import ModuleList
 from mmseg.models.decode_heads import SegformerHead
 from mmseg.registry import MODELS
 from torch import Tensor
 
 from mmdysample.errors import InvalidValue
-from mmdysample.registry import build_upsampler
+from mmdysample.hosts import build_stages, check_channels
 from mmdysample.state_dict import count_stages, rename_prefix
 from mmdysample.upsamplers import Upsampler
 from mmdysample.upsamplers.base import one_of
@@ -45,20 +44,14 @@ class UpsampleSegformerHead(SegformerHead):
                 )
             upsample_cfg = dict(type=mode.capitalize())
         levels = len(self.in_channels)
-        self.upsample_modules = ModuleList(
-            build_upsampler(upsample_cfg, self.channels, 2, guide_channels=self.channels)
-            for _ in range(levels * (levels - 1) // 2)
+        self.upsample_modules = build_stages(
+            upsample_cfg, self.channels, levels * (levels - 1) // 2
         )
 
     def forward(self, inputs: Sequence[Tensor]) -> Tensor:
         """Features of the backbone, fine to coarse -> (B, num_classes, H/4, W/4)."""
         inputs = self._transform_inputs(inputs)
-        channels = [x.shape[1] for x in inputs]
-        if channels != list(self.in_channels):
-            raise InvalidValue(
-                f"UpsampleSegformerHead takes feature maps of in_channels={self.in_channels}, "
-                f"got maps of {channels} channels"
-            )
+        check_channels("UpsampleSegformerHead", inputs, self.in_channels)
         levels = [conv(x) for conv, x in zip(self.convs, inputs, strict=True)]
         outs = [levels[0]]
         stages = list(self.upsample_modules)

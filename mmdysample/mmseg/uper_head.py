@@ -6,13 +6,12 @@ from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
-from mmengine.model import ModuleList
 from mmseg.models.decode_heads import UPerHead
 from mmseg.registry import MODELS
 from torch import Tensor
 
 from mmdysample.errors import InvalidValue
-from mmdysample.registry import build_upsampler
+from mmdysample.hosts import build_stages, check_channels, top_down
 
 
 @MODELS.register_module()
@@ -41,30 +40,18 @@ class UpsampleUPerHead(UPerHead):
                 )
             upsample_cfg = dict(type="Bilinear")
         self.upsample_cfg = upsample_cfg
-        self.upsample_modules = ModuleList(
-            build_upsampler(upsample_cfg, self.channels, 2, guide_channels=self.channels)
-            for _ in self.lateral_convs
-        )
+        self.upsample_modules = build_stages(upsample_cfg, self.channels, len(self.lateral_convs))
 
     def _forward_feature(self, inputs: Sequence[Tensor]) -> Tensor:
         """Features of the backbone, fine to coarse -> (B, channels, H, W) of the finest level."""
         inputs = self._transform_inputs(inputs)
-        channels = [x.shape[1] for x in inputs]
-        if channels != list(self.in_channels):
-            raise InvalidValue(
-                f"UpsampleUPerHead takes feature maps of in_channels={self.in_channels}, "
-                f"got maps of {channels} channels"
-            )
+        check_channels("UpsampleUPerHead", inputs, self.in_channels)
         laterals = [conv(x) for conv, x in zip(self.lateral_convs, inputs, strict=False)]
-        laterals.append(self.psp_forward(inputs))
+        coarsest = self.psp_forward(inputs)
+        levels = top_down(coarsest, laterals, self.upsample_modules)
 
-        for level in range(len(laterals) - 1, 0, -1):
-            finer = laterals[level - 1]
-            upsample = self.upsample_modules[level - 1]
-            laterals[level - 1] = finer + upsample(laterals[level], guide=finer)
-
-        outs = [conv(x) for conv, x in zip(self.fpn_convs, laterals, strict=False)]
-        outs.append(laterals[-1])
+        outs = [conv(x) for conv, x in zip(self.fpn_convs, levels, strict=True)]
+        outs.append(coarsest)
         size = outs[0].shape[2:]
         for level in range(1, len(outs)):
             outs[level] = F.interpolate(

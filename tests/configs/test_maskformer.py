@@ -49,6 +49,7 @@ def test_there_is_a_config_for_every_row_of_the_tables():
 @rows
 def test_three_stages_of_the_upsampler_that_the_name_says(size, slug):
     head = build_head(NAME.format(size, slug))
+    assert type(head).__name__ == "UpsampleMaskFormerHead"
     assert type(head.pixel_decoder).__name__ == "UpsamplePixelDecoder"
     stages = head.pixel_decoder.upsample_modules
     assert [type(up).__name__.lower() for up in stages] == [slug.split("-")[0]] * 3
@@ -148,11 +149,10 @@ def test_evaluation(size):
 @pytest.mark.parametrize("slug", ["nearest", *RIVALS, *SLUGS])
 def test_every_upsampler_passes_through(slug):
     """Odd maps through the pixel decoder of the config, there and back."""
-    cfg = load(NAME.format("b", slug)).model.decode_head.pixel_decoder
+    cfg = load(NAME.format("b", slug)).model.decode_head
+    cfg.update(in_channels=[8, 16, 24, 32], feat_channels=64, out_channels=64)
     with DefaultScope.overwrite_default_scope("mmseg"):
-        decoder = MODELS.build(
-            cfg | dict(in_channels=[8, 16, 24, 32], feat_channels=64, out_channels=64)
-        )
+        decoder = MODELS.build(cfg).pixel_decoder
     decoder.init_weights()
     sizes = [(23, 37), (12, 19), (6, 10), (3, 5)]
     inputs = [torch.randn(2, c, *hw) for c, hw in zip(decoder.in_channels, sizes, strict=True)]

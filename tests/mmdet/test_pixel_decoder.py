@@ -19,7 +19,11 @@ from mmdet.structures import DetDataSample
 from mmengine.config import ConfigDict
 
 from mmdysample import Nearest, list_upsamplers
-from mmdysample.mmdet import UpsamplePixelDecoder, UpsampleTransformerEncoderPixelDecoder
+from mmdysample.mmdet import (
+    UpsampleMaskFormerHead,
+    UpsamplePixelDecoder,
+    UpsampleTransformerEncoderPixelDecoder,
+)
 from tests.loaders import LENIENT
 from tests.reference.dysample import dysample_torch
 from tests.utils import DYSAMPLE_VARIANTS, assert_close, randomize
@@ -218,15 +222,14 @@ def test_a_checkpoint_of_mmdets_pixel_decoder_loads(host, load, tmp_path):
         assert torch.equal(state[name], value), name
 
 
-def make_head(decoder: str, cls=MaskFormerHead, in_channels=IN_CHANNELS, **kwargs) -> nn.Module:
+def make_head(cls, decoder="PixelDecoder", in_channels=IN_CHANNELS, **kwargs) -> nn.Module:
     attention = dict(embed_dims=CHANNELS, num_heads=4, batch_first=True)
-    upsample = dict(upsample_cfg=dict(type="Nearest")) if "Upsample" in decoder else {}
     settings = dict(
         in_channels=list(in_channels),
         feat_channels=CHANNELS,
         out_channels=CHANNELS,
         num_queries=5,
-        pixel_decoder=ConfigDict(type=decoder, norm_cfg=dict(type="GN", num_groups=4), **upsample),
+        pixel_decoder=ConfigDict(type=decoder, norm_cfg=dict(type="GN", num_groups=4)),
         positional_encoding=dict(num_feats=CHANNELS // 2, normalize=True),
         transformer_decoder=ConfigDict(
             return_intermediate=True,
@@ -242,6 +245,8 @@ def make_head(decoder: str, cls=MaskFormerHead, in_channels=IN_CHANNELS, **kwarg
         loss_mask=ConfigDict(type="FocalLoss"),
         loss_dice=ConfigDict(type="DiceLoss"),
     )
+    if decoder.endswith("TransformerEncoderPixelDecoder"):
+        settings["pixel_decoder"].update(copy.deepcopy(HOSTS["encoder"][2]))
     return cls(**settings | kwargs)
 
 
@@ -249,6 +254,12 @@ def assert_same_projection(ours: nn.Module, upstream: nn.Module) -> None:
     assert isinstance(upstream.decoder_input_proj, nn.Conv2d)
     assert repr(ours.decoder_input_proj) == repr(upstream.decoder_input_proj)
     ours.load_state_dict(upstream.state_dict(), strict=True)
+
+
+def assert_same_outputs(ours: nn.Module, upstream: nn.Module, inputs: list[Tensor]) -> None:
+    samples = [DetDataSample(metainfo=meta) for meta in make_metas()]
+    for mine, theirs in zip(ours(inputs, samples), upstream(inputs, samples), strict=True):
+        assert torch.equal(mine, theirs)
 
 
 @pytest.mark.parametrize(
@@ -261,57 +272,75 @@ def test_the_head_keeps_its_input_projection(channels, enforce):
     settings = dict(
         in_channels=[*IN_CHANNELS[:-1], channels], enforce_decoder_input_project=enforce
     )
-    ours = make_head("UpsamplePixelDecoder", **settings).eval()
-    upstream = randomize(make_head("PixelDecoder", **settings)).eval()
+    ours = make_head(UpsampleMaskFormerHead, **settings).eval()
+    upstream = randomize(make_head(MaskFormerHead, **settings)).eval()
     assert type(ours.pixel_decoder) is UpsamplePixelDecoder
     assert_same_projection(ours, upstream)
     inputs = [*make_inputs()[:-1], torch.randn(2, channels, *SIZES["odd"][-1])]
-    samples = [DetDataSample(metainfo=meta) for meta in make_metas()]
-    for mine, theirs in zip(ours(inputs, samples), upstream(inputs, samples), strict=True):
-        assert torch.equal(mine, theirs)
-
-
-def test_the_head_keeps_it_for_subclasses_too():
-    @MODELS.register_module(force=True)
-    class MyPixelDecoder(UpsamplePixelDecoder):
-        pass
-
-    try:
-        assert isinstance(make_head("MyPixelDecoder").decoder_input_proj, nn.Conv2d)
-    finally:
-        MODELS.module_dict.pop("MyPixelDecoder")
+    assert_same_outputs(ours, upstream, inputs)
 
 
 def test_a_decoder_with_an_encoder_needs_no_projection():
     """Its memory has the transformer's channels already."""
-    settings = dict(
-        pixel_decoder=ConfigDict(
-            type="UpsampleTransformerEncoderPixelDecoder",
-            norm_cfg=dict(type="GN", num_groups=4),
-            **HOSTS["encoder"][2],
-        )
-    )
-    head = make_head("", **settings)
-    assert isinstance(head.decoder_input_proj, nn.Identity)
+    ours = make_head(UpsampleMaskFormerHead, "TransformerEncoderPixelDecoder").eval()
+    upstream = randomize(make_head(MaskFormerHead, "TransformerEncoderPixelDecoder")).eval()
+    assert type(ours.pixel_decoder) is UpsampleTransformerEncoderPixelDecoder
+    assert isinstance(ours.decoder_input_proj, nn.Identity)
+    ours.load_state_dict(upstream.state_dict(), strict=True)
+    assert_same_outputs(ours, upstream, make_inputs())
 
 
 def test_mmsegs_head_keeps_its_input_projection():
     pytest.importorskip("mmseg", reason="needs mmseg: bash tools/setup_env.sh installs it")
     from mmseg.models.decode_heads import MaskFormerHead as MMSegMaskFormerHead
 
-    settings = dict(cls=MMSegMaskFormerHead, num_classes=7, enforce_decoder_input_project=True)
+    from mmdysample.mmseg.maskformer_head import UpsampleMaskFormerHead as MMSegHost
+
+    settings = dict(decoder="mmdet.PixelDecoder", num_classes=7, enforce_decoder_input_project=True)
     for channels in (48, CHANNELS):
         settings["in_channels"] = [*IN_CHANNELS[:-1], channels]
-        ours = make_head("mmdet.UpsamplePixelDecoder", **settings)
-        assert_same_projection(ours, make_head("mmdet.PixelDecoder", **settings))
+        ours = make_head(MMSegHost, upsample_cfg=dict(type="Nearest"), **settings)
+        assert type(ours.pixel_decoder) is UpsamplePixelDecoder
+        assert_same_projection(ours, make_head(MMSegMaskFormerHead, **settings))
 
 
-def test_the_class_is_equal_to_its_upstream_and_itself_alone():
-    """What the head's question needs, and no more."""
-    assert UpsamplePixelDecoder == PixelDecoder and PixelDecoder == UpsamplePixelDecoder
-    assert UpsamplePixelDecoder != TransformerEncoderPixelDecoder
-    assert UpsamplePixelDecoder != UpsampleTransformerEncoderPixelDecoder
-    assert len({UpsamplePixelDecoder, PixelDecoder}) == 2
+def test_the_head_gives_its_upsamplers_to_the_decoder():
+    cfg = dict(type="DySample", groups=8)
+    head = make_head(UpsampleMaskFormerHead, upsample_cfg=cfg)
+    assert [stage.groups for stage in head.pixel_decoder.upsample_modules] == [8, 8, 8]
+    assert cfg == dict(type="DySample", groups=8)
+
+
+def test_a_decoder_without_a_host_is_refused():
+    @MODELS.register_module(force=True)
+    class MyPixelDecoder(PixelDecoder):
+        pass
+
+    try:
+        with pytest.raises(ValueError, match=r"PixelDecoder or Trans.*got MyPixelDecoder"):
+            make_head(UpsampleMaskFormerHead, "MyPixelDecoder")
+    finally:
+        MODELS.module_dict.pop("MyPixelDecoder")
+
+
+@every_host
+def test_a_class_is_equal_to_itself_alone(host):
+    ours, theirs, _ = HOSTS[host]
+    assert ours != theirs and theirs != ours
+    assert theirs not in [ours] and theirs not in {ours}
+
+
+@every_host
+def test_a_replica_computes_with_its_own_weights(host):
+    """As under nn.DataParallel, which gives the layers of a shallow copy other weights."""
+    decoder = make(host, upsample_cfg=dict(type="DySample")).eval()
+    inputs, metas = make_inputs(), make_metas()
+    other = randomize(copy.deepcopy(decoder))
+    expected, _ = other(inputs, metas)
+    replica = decoder._replicate_for_data_parallel()
+    for name, child in other.named_children():
+        replica._modules[name] = child
+    assert torch.equal(replica(inputs, metas)[0], expected)
 
 
 @every_host
@@ -347,20 +376,6 @@ def test_threads_may_share_a_decoder():
         assert len(outs) == 5
         for out in outs:
             assert_close(out, reference)
-
-
-def test_builds_from_a_config():
-    cfg = ConfigDict(
-        type="UpsamplePixelDecoder",
-        in_channels=IN_CHANNELS,
-        feat_channels=CHANNELS,
-        out_channels=OUT_CHANNELS,
-        upsample_cfg=dict(type="DySample", groups=8),
-    )
-    decoder = MODELS.build(cfg)
-    assert type(decoder) is UpsamplePixelDecoder
-    assert all(up.groups == 8 for up in decoder.upsample_modules)
-    assert cfg.upsample_cfg == dict(type="DySample", groups=8)
 
 
 def test_user_errors():

@@ -1,0 +1,63 @@
+"""What the hosts share: the list of stages, the check of their inputs, the top-down path."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from mmengine.model import ModuleList
+from torch import Tensor, nn
+
+from mmdysample.errors import InvalidValue
+from mmdysample.registry import build_upsampler
+
+
+def build_stages(upsample_cfg: dict, channels: int, count: int) -> ModuleList:
+    """``count`` x2 upsamplers of ``channels`` channels, each guided by as many.
+
+    mmengine's ModuleList initializes them after the host's own layers, so that a host's Xavier
+    initialization does not overwrite theirs.
+    """
+    return ModuleList(
+        build_upsampler(upsample_cfg, channels, 2, guide_channels=channels) for _ in range(count)
+    )
+
+
+def check_channels(host: str, inputs: Sequence[Tensor], in_channels: Sequence[int]) -> None:
+    """InvalidValue unless the maps of the backbone have ``in_channels`` channels."""
+    channels = [x.shape[1] for x in inputs]
+    if channels != list(in_channels):
+        raise InvalidValue(
+            f"{host} takes feature maps of in_channels={in_channels}, "
+            f"got maps of {channels} channels"
+        )
+
+
+def top_down(
+    coarsest: Tensor,
+    laterals: Sequence[Tensor],
+    stages: Sequence[nn.Module],
+    output_convs: Sequence[nn.Module] | None = None,
+) -> list[Tensor]:
+    """The top-down path of a feature pyramid.
+
+    From ``coarsest`` up, each level is the upsampled level below added to its lateral, which
+    guides the upsampling; where there are ``output_convs`` each level passes through its own
+    before it is upsampled in turn.
+
+    Args:
+        coarsest: the level below the laterals, (B, C, h, w).
+        laterals: (B, C, H, W), fine to coarse.
+        stages: upsamplers; number N climbs to lateral N.
+        output_convs: one a lateral.
+
+    Returns:
+        The levels of the laterals, fine to coarse.
+    """
+    outs = []
+    y = coarsest
+    for n in reversed(range(len(laterals))):
+        y = laterals[n] + stages[n](y, guide=laterals[n])
+        if output_convs is not None:
+            y = output_convs[n](y)
+        outs.append(y)
+    return outs[::-1]
