@@ -5,6 +5,8 @@ Dai, Lu, Shen: "Learning Affinity-Aware Upsampling for Deep Image Matting", CVPR
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -14,7 +16,12 @@ from mmdysample.ops import reassemble
 from mmdysample.ops.window_ops import is_exporting
 from mmdysample.registry import register_upsampler
 from mmdysample.upsamplers.base import Upsampler
-from mmdysample.upsamplers.layers import float32_or_more, init_xavier_uniform, only_scale_2
+from mmdysample.upsamplers.layers import (
+    float32_or_more,
+    group_norm,
+    init_xavier_uniform,
+    only_scale_2,
+)
 
 GROUPS = 32  # of the normalisation
 WINDOW = 6  # of the low-rank kernels U and V, in pixels of the guide
@@ -37,9 +44,19 @@ class A2U(Upsampler):
         guide_channels: C_y, divisible by 32.
 
     Weights without biases and normalisation: 38*C_y.
+
+    State-dict names are ``U``, ``V``, ``P``, ``norm_u``, ``norm_v``; those of the authors' module
+    load too, without ``bconv_DP``, which belongs to their downsampling.
     """
 
     guided = True
+    published_names: ClassVar = {
+        "bconv_U.1.": "U.",
+        "bconv_V.1.": "V.",
+        "bconv_UP.1.": "P.",
+        "bnu.0.": "norm_u.",
+        "bnv.0.": "norm_v.",
+    }
 
     def __init__(
         self, in_channels: int, scale_factor: int = 2, *, guide_channels: int | None = None
@@ -61,6 +78,11 @@ class A2U(Upsampler):
         self.norm_u.reset_parameters()
         self.norm_v.reset_parameters()
 
+    def _load_from_state_dict(self, state_dict, prefix, *args, **kwargs) -> None:
+        for name in [name for name in state_dict if name.startswith(prefix + "bconv_DP.")]:
+            del state_dict[name]
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+
     def upsample(self, x: Tensor, guide: Tensor, size: tuple[int, int]) -> Tensor:
         return reassemble(x, self.kernel(guide), KERNEL_SIZE, self.scale_factor)
 
@@ -74,8 +96,8 @@ class A2U(Upsampler):
         pooled = _pool_to_window(guide)
         kernels = torch.cat((self.U(pooled), self.V(pooled)), dim=1)
         u, v = _convolve_each_sample(guide.to(kernels.dtype), kernels).unbind(dim=2)
-        u = float32_or_more(F.leaky_relu(_normalize(u, self.norm_u), 0.01))
-        v = float32_or_more(F.leaky_relu(_normalize(v, self.norm_v), 0.01))
+        u = float32_or_more(F.leaky_relu(group_norm(u, self.norm_u), 0.01))
+        v = float32_or_more(F.leaky_relu(group_norm(v, self.norm_v), 0.01))
         return (u * v).sum(dim=1, keepdim=True) / self.guide_channels**0.5
 
     def flops(self, height: int, width: int) -> dict[str, int]:
@@ -104,12 +126,6 @@ def _averages(size: int, like: Tensor) -> Tensor:
     inside = (WINDOW * (pixel + 1) > part * size) & (WINDOW * pixel < (part + 1) * size)
     inside = inside.to(like.dtype)
     return inside / inside.sum(dim=1, keepdim=True)
-
-
-def _normalize(x: Tensor, norm: nn.GroupNorm) -> Tensor:
-    # torch.group_norm itself: F.group_norm refuses groups of a single value, of which one pixel's
-    # maps may be made.
-    return torch.group_norm(x.to(norm.weight.dtype), GROUPS, norm.weight, norm.bias, norm.eps)
 
 
 def _convolve_each_sample(guide: Tensor, kernels: Tensor) -> Tensor:

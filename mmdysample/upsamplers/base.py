@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
 import torch
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from mmdysample.errors import InvalidType, InvalidValue
 from mmdysample.registry import did_you_mean
+from mmdysample.state_dict import rename_prefix
 
 
 class Upsampler(nn.Module, ABC):
@@ -32,10 +33,13 @@ class Upsampler(nn.Module, ABC):
             ignores its values, so that models can always pass one.
         any_size: whether :meth:`upsample` reaches any ``size`` in one step, as fixed
             interpolations do.
+        published_names: beginning of a parameter's name in its authors' module -> the name here.
+            State dicts with either load.
     """
 
     guided: ClassVar[bool] = False
     any_size: ClassVar[bool] = False
+    published_names: ClassVar[Mapping[str, str]] = {}
 
     def __new__(cls, *args, **kwargs):
         # Here, and not in `__init__`, so that the sentence is the same whichever registry built us.
@@ -186,6 +190,11 @@ class Upsampler(nn.Module, ABC):
                     f"scale_factor {s} the target is {full}, or less than {s} smaller on an axis"
                 )
         return size
+
+    def _load_from_state_dict(self, state_dict, prefix, *args, **kwargs) -> None:
+        for theirs, ours in self.published_names.items():
+            rename_prefix(state_dict, prefix + theirs, prefix + ours)
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 
     def extra_repr(self) -> str:
         text = f"{self.in_channels}, scale_factor={self.scale_factor}"

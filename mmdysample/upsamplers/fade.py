@@ -6,6 +6,8 @@ ECCV 2022.
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
 from torch import Tensor, nn
 
@@ -51,10 +53,17 @@ class FADE(Upsampler):
         guide_channels: C_y. If the gate is there and C_y is not C, a 1x1 convolution ``aligner``
             brings the guide to C channels for the blend.
 
-    State-dict names are the symbols above: ``E``, ``D``, ``theta`` (its bias is b), ``gate``.
+    State-dict names are the symbols above: ``E``, ``D``, ``theta`` (its bias is b), ``gate``; those
+    of the authors' modules load too.
     """
 
     guided = True
+    published_names: ClassVar = {
+        "ker_generator.compressor_en.": "E.",
+        "ker_generator.compressor_de.": "D.",
+        "ker_generator.content_encoder.": "theta.",
+        "gate_generator.conv.": "gate.",
+    }
 
     def __init__(
         self,

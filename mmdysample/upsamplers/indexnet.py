@@ -5,6 +5,8 @@ Lu, Dai, Shen, Xu: "Indices Matter: Learning to Index for Deep Image Matting", I
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -40,9 +42,16 @@ class IndexNet(Upsampler):
     Weights without biases: HIN 32*C_y^2 + 8*C_y, M2O 64*C_y^2 + 4*C_y*C; batch normalisation adds
     4*C_y and 8*C_y. In training it needs more than one value a channel: a map of 1x1 pixels with
     one sample raises PyTorch's ValueError.
+
+    State-dict names: ``index.{0,1,3}.*``, with 'm2o' ``index.N.{0,1,3}.*`` for sub-pixel N = 0 to
+    3, row by row; the authors' ``indexnet.*``, and ``indexnet1.*`` to ``indexnet4.*``, load too.
     """
 
     guided = True
+    published_names: ClassVar = {
+        "indexnet.": "index.",
+        **{f"indexnet{n + 1}.": f"index.{n}." for n in range(4)},
+    }
 
     def __init__(
         self,

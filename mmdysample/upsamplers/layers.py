@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 
 from mmdysample.errors import InvalidValue
@@ -33,6 +34,15 @@ def only_scale_2(upsampler: str, scale_factor: int) -> None:
 def float32_or_more(x: Tensor) -> Tensor:
     """``x`` in float32, in float64 if it is."""
     return x.to(precision.float32_or_more(x.dtype))
+
+
+def group_norm(x: Tensor, norm: nn.GroupNorm) -> Tensor:
+    """``norm`` of ``x``, (B, C, H, W), in the dtype of its weights."""
+    # torch.group_norm itself: F.group_norm refuses groups of a single value, of which one pixel's
+    # maps may be made.
+    return torch.group_norm(
+        x.to(norm.weight.dtype), norm.num_groups, norm.weight, norm.bias, norm.eps
+    )
 
 
 def split_cells(fine: Tensor, scale_factor: int) -> Tensor:

@@ -6,6 +6,8 @@ NeurIPS 2022.
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -16,6 +18,7 @@ from mmdysample.upsamplers.base import Upsampler, one_of, positive_int
 from mmdysample.upsamplers.layers import (
     as_cells,
     float32_or_more,
+    group_norm,
     join_cells,
     odd_int,
     split_cells,
@@ -29,6 +32,8 @@ LAYERS = {
     "p": ("q_y", "q_x", "k"),
 }
 EPSILON = 1e-6
+NORMS = ("layer", "group")
+GROUPS = 32  # of the group normalisation
 
 
 def _divide_by_sum(weights: Tensor) -> Tensor:
@@ -60,7 +65,8 @@ class SAPA(Upsampler):
     plain addition ('p')    q = W_y LN(y) + W_x x                     k = W_k LN(x)
     ======================  ========================================  ===============
 
-    LN normalises over channels, all W have biases, g = sigmoid(w LN(x)); what x gives q lies on
+    LN normalises over channels (``norm='group'``: each of 32 groups of channels over a sample's
+    pixels), all W have biases, g = sigmoid(w LN(x)); what x gives q lies on
     each of the s*s sub-pixels.
 
     Args:
@@ -73,13 +79,18 @@ class SAPA(Upsampler):
             sum (plus 1e-6, but for 'exp'), or 'none': the similarity itself (Table 6).
         normalize_self: whether W_x sees LN(x), as the paper's text has it, or x as it is, as the
             published code has it. Only 'g' and 'p' have a W_x.
+        norm: LN, 'layer' as in the paper and the authors' repository of SAPA, or 'group' as in
+            their repository of segmentation models: GroupNorm(32), which needs C and C_y divisible
+            by 32.
         guide_channels: C_y.
 
     State-dict names: ``norm_y`` and ``norm_x`` (LN), ``q``, ``k`` (W_q, W_k), ``q_y``, ``q_x``
-    (W_y, W_x), ``gate`` (w).
+    (W_y, W_x), ``gate`` (w). Those of the authors' modules load too: ``qy``, ``qx``, and 1x1
+    convolutions in place of linear layers.
     """
 
     guided = True
+    published_names: ClassVar = {"qy.": "q_y.", "qx.": "q_x."}
 
     def __init__(
         self,
@@ -91,6 +102,7 @@ class SAPA(Upsampler):
         normalization: str = "exp",
         *,
         normalize_self: bool = False,
+        norm: str = "layer",
         guide_channels: int | None = None,
     ) -> None:
         super().__init__(in_channels, scale_factor, guide_channels=guide_channels)
@@ -107,20 +119,39 @@ class SAPA(Upsampler):
                 f"SAPA with variant='i' compares guide and x directly: guide_channels must be "
                 f"in_channels={c}, got {c_y}; the other variants take any"
             )
-        self.norm_y = nn.LayerNorm(c_y)
-        self.norm_x = nn.LayerNorm(c)
+        self.norm = one_of("norm", norm, NORMS)
+        self.norm_y = self._make_norm("guide_channels", c_y)
+        self.norm_x = self._make_norm("in_channels", c)
         shapes = dict(q=(c_y, d), q_y=(c_y, d), q_x=(c, d), k=(c, d), gate=(c, 1))
         for name in LAYERS[variant]:
             self.add_module(name, nn.Linear(*shapes[name]))
         self.init_weights()
 
+    def _make_norm(self, name: str, channels: int) -> nn.Module:
+        if self.norm == "layer":
+            return nn.LayerNorm(channels)
+        if channels % GROUPS:
+            raise InvalidValue(
+                f"SAPA with norm='group' needs {name} divisible by {GROUPS}, got {channels}"
+            )
+        return nn.GroupNorm(GROUPS, channels)
+
     def init_weights(self) -> None:
+        # as the authors' two repositories have it
+        init = nn.init.trunc_normal_ if self.norm == "layer" else nn.init.normal_
         for module in self.children():
             if isinstance(module, nn.Linear):
-                nn.init.trunc_normal_(module.weight, std=0.02)
+                init(module.weight, std=0.02)
                 nn.init.zeros_(module.bias)
             else:
                 module.reset_parameters()
+
+    def _load_from_state_dict(self, state_dict, prefix, *args, **kwargs) -> None:
+        for name, value in state_dict.items():
+            # Of the layers' parameters only those of 1x1 convolutions have four dimensions.
+            if name.startswith(prefix) and isinstance(value, Tensor) and value.dim() == 4:
+                state_dict[name] = value.flatten(1)
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 
     def upsample(self, x: Tensor, guide: Tensor, size: tuple[int, int]) -> Tensor:
         return reassemble(x, self.kernel(x, guide), self.kernel_size, self.scale_factor)
@@ -134,8 +165,8 @@ class SAPA(Upsampler):
     def embed(self, x: Tensor, guide: Tensor) -> tuple[Tensor, Tensor]:
         """q, (B, d, s*H, s*W), and k, (B, d, H, W)."""
         x = x.permute(0, 2, 3, 1)  # LayerNorm and Linear take channels last
-        y = _layer_norm(guide.permute(0, 2, 3, 1), self.norm_y)
-        normalized = _layer_norm(x, self.norm_x)
+        y = _normalize(guide.permute(0, 2, 3, 1), self.norm_y)
+        normalized = _normalize(x, self.norm_x)
         if self.variant == "i":
             return _channels_first(y), _channels_first(normalized)
         key = _channels_first(self.k(normalized))
@@ -170,13 +201,18 @@ class SAPA(Upsampler):
     def extra_repr(self) -> str:
         return (
             f"{super().extra_repr()}, variant={self.variant!r}, kernel_size={self.kernel_size}, "
-            f"embedding_dim={self.embedding_dim}, normalization={self.normalization!r}"
+            f"embedding_dim={self.embedding_dim}, normalization={self.normalization!r}, "
+            f"norm={self.norm!r}"
         )
 
 
-def _layer_norm(x: Tensor, norm: nn.LayerNorm) -> Tensor:
+def _normalize(x: Tensor, norm: nn.LayerNorm | nn.GroupNorm) -> Tensor:
+    """(B, H, W, C) -> the same shape."""
     # Under autocast x may be in half precision where the weights are not.
-    return norm(x.to(norm.weight.dtype))
+    x = x.to(norm.weight.dtype)
+    if isinstance(norm, nn.LayerNorm):
+        return norm(x)
+    return group_norm(_channels_first(x), norm).permute(0, 2, 3, 1)
 
 
 def _channels_first(x: Tensor) -> Tensor:

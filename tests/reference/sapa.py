@@ -38,11 +38,13 @@ def sapa(
     kernel_size: int = 5,
     normalization: str = "exp",
     normalize_self: bool = False,
+    norm: str = "layer",
 ) -> Tensor:
     s = scale_factor
     x, guide = x.double(), guide.double()
-    normal_x = layer_norm(x, state["norm_x.weight"], state["norm_x.bias"])
-    normal_y = layer_norm(guide, state["norm_y.weight"], state["norm_y.bias"])
+    normalize = dict(layer=layer_norm, group=group_norm)[norm]
+    normal_x = normalize(x, state["norm_x.weight"], state["norm_x.bias"])
+    normal_y = normalize(guide, state["norm_y.weight"], state["norm_y.bias"])
     key = normal_x if variant == "i" else linear(normal_x, state, "k")
     kernel = torch.zeros(x.shape[0], kernel_size**2, *guide.shape[2:], dtype=torch.float64)
     for b, row, col in itertools.product(range(x.shape[0]), *map(range, guide.shape[2:])):
@@ -82,4 +84,19 @@ def layer_norm(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         variance = ((pixel - pixel.mean()) ** 2).mean()
         normal = (pixel - pixel.mean()) / (variance + 1e-5).sqrt()
         out[b, :, row, col] = normal * weight.double() + bias.double()
+    return out
+
+
+def group_norm(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """Over each of 32 groups of channels of a sample of (B, C, H, W)."""
+    out = torch.zeros_like(x)
+    size = x.shape[1] // 32
+    for b, group in itertools.product(range(x.shape[0]), range(32)):
+        channels = slice(group * size, (group + 1) * size)
+        part = x[b, channels]
+        variance = ((part - part.mean()) ** 2).mean()
+        normal = (part - part.mean()) / (variance + 1e-5).sqrt()
+        out[b, channels] = (
+            normal * weight[channels, None, None].double() + bias[channels, None, None].double()
+        )
     return out

@@ -28,7 +28,7 @@ def test_equals_its_definition(settings):
     s = up.scale_factor
     x = torch.randn(2, 5, 4, 3, dtype=torch.float64)
     guide = torch.randn(2, up.guide_channels, 4 * s, 3 * s, dtype=torch.float64)
-    known = ("kernel_size", "normalization", "normalize_self", "scale_factor")
+    known = ("kernel_size", "normalization", "normalize_self", "norm", "scale_factor")
     expected = sapa(
         x,
         guide,
@@ -37,6 +37,32 @@ def test_equals_its_definition(settings):
         **{key: settings[key] for key in known if key in settings},
     )
     assert_close(up(x, guide), expected)
+
+
+@pytest.mark.parametrize("variant", "ibgp")
+def test_the_form_with_group_normalisation_equals_its_definition(variant):
+    channels = 64 if variant == "i" else 32
+    up = randomize(SAPA(64, variant=variant, norm="group", guide_channels=channels).double(), 0.3)
+    x = torch.randn(2, 64, 3, 2, dtype=torch.float64)
+    guide = torch.randn(2, channels, 6, 4, dtype=torch.float64)
+    assert_close(up(x, guide), sapa(x, guide, up.state_dict(), variant, norm="group"))
+
+
+def test_group_normalisation_needs_whole_groups():
+    with pytest.raises(ValueError, match="norm='group' needs in_channels divisible by 32, got 48"):
+        SAPA(48, norm="group", guide_channels=64)
+    with pytest.raises(ValueError, match="guide_channels divisible by 32, got 48"):
+        SAPA(64, norm="group", guide_channels=48)
+    with pytest.raises(ValueError, match="norm must be one of 'layer', 'group', got 'batch'"):
+        SAPA(64, norm="batch")
+
+
+def test_both_forms_start_with_weights_of_the_same_spread():
+    """Only the group normalisation's are not cut off at two (100 times the deviation)."""
+    for norm in ("layer", "group"):
+        up = SAPA(512, norm=norm)
+        assert 0.019 < up.q.weight.std() < 0.021 and not up.q.bias.any()
+        assert torch.equal(up.norm_x.weight, torch.ones(512))
 
 
 def test_similarity_outside_the_map_is_zero_and_takes_part_in_the_softmax():
