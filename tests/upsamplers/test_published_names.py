@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import pytest
 import torch
 from torch import Tensor
 
-from mmdysample import A2U, FADE, SAPA, IndexNet
+from mmdysample import A2U, FADE, SAPA, IndexNet, build_upsampler, list_upsamplers
 from mmdysample.upsamplers import Upsampler
 from tests.utils import randomize
 
@@ -103,3 +106,20 @@ def test_a_missing_parameter_is_still_named(name):
     del state[gone[0]]
     result = build(name).load_state_dict(state, strict=False)
     assert result.missing_keys == [gone[1]] and not result.unexpected_keys
+
+
+DOCUMENT = Path(__file__).parents[2] / "docs/checkpoints.md"
+
+
+@pytest.mark.parametrize("name", list_upsamplers())
+def test_the_document_names_every_parameter(name):
+    """Layers and single tensors, in the section of the upsampler, or in the line that it shares."""
+    titles = re.split(r"^## ", DOCUMENT.read_text(encoding="utf-8"), flags=re.MULTILINE)[1:]
+    sections = [text for text in titles if name in text.splitlines()[0].split(", ")]
+    state = build_upsampler(dict(type=name), 64).state_dict()
+    assert len(sections) == 1 or not state
+    for key in state:
+        assert f"`{key}`" in sections[0] or re.search(
+            rf"`{re.escape(key.rpartition('.')[0])}\.\w+`.*`\.{key.rpartition('.')[2]}`",
+            sections[0],
+        ), key
