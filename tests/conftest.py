@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import random
 import sys
 
 import pytest
@@ -29,9 +30,19 @@ def device(request) -> str:
     return request.param
 
 
+def pytest_configure(config) -> None:
+    # pytest-randomly shuffles the tests. It also seeds each of them with a number of its own,
+    # anew between fixtures and test; what a test draws depends on the test alone, see `_seed`.
+    if config.pluginmanager.hasplugin("randomly"):
+        config.option.randomly_reset_seed = False
+
+
 @pytest.fixture(autouse=True)
 def _seed() -> None:
+    random.seed(0)
     torch.manual_seed(0)
+    if "numpy" in sys.modules:  # which torch does not need
+        sys.modules["numpy"].random.seed(0)
 
 
 @pytest.fixture(autouse=True)

@@ -4,6 +4,8 @@
 #   bash tools/test.sh [arguments of pytest]
 #
 # With arguments, pytest runs what they say: bash tools/test.sh tests/ops -k sample
+# Without, it runs everything, in several processes (the files of tests are dealt out to them).
+# The order is random; --randomly-seed=N, with the N that the output begins with, repeats one.
 set -euo pipefail
 
 ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
@@ -18,5 +20,11 @@ started=$SECONDS
 "$VENV/bin/ruff" check .
 "$VENV/bin/ruff" format --check .
 "$VENV/bin/shellcheck" -x tools/*.sh tools/benchmark/*.sh .ci/run
-"$VENV/bin/python" -m pytest --durations=15 "$@" </dev/null
+if (($#)); then
+    "$VENV/bin/python" -m pytest "$@" </dev/null
+else
+    # Each process computes with one thread, as they share the cores.
+    OMP_NUM_THREADS=${OMP_NUM_THREADS:-1} "$VENV/bin/python" -m pytest \
+        -n logical --maxprocesses 4 --dist loadfile --durations=15 </dev/null
+fi
 echo "All checks passed in $((SECONDS - started)) s."

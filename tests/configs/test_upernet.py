@@ -73,7 +73,7 @@ def test_training_and_testing_report_both_ious(zygote, tmp_path):  # noqa: F811
         *(f"{part}_dataloader.dataset.data_root={data}" for part in ("train", "val", "test")),
         *(f"{part}_dataloader.num_workers=0" for part in ("train", "val", "test")),
         *(f"{part}_dataloader.persistent_workers=False" for part in ("train", "val", "test")),
-        *("train_cfg.max_iters=2", "train_cfg.val_interval=2"),
+        *("train_cfg.max_iters=2", "train_cfg.val_interval=2", "randomness.seed=0"),
         "default_hooks.checkpoint.interval=2",
         *("model.backbone.depth=18", "model.backbone.base_channels=8", "model.pretrained=None"),
         *("model.decode_head.in_channels=[8,16,32,64]", "model.decode_head.channels=32"),
@@ -95,5 +95,6 @@ def test_training_and_testing_report_both_ious(zygote, tmp_path):  # noqa: F811
     assert test.status == 0, test.stderr
     (log,) = (tmp_path / "test").glob("*/[0-9]*.json")
     results = json.loads(log.read_text())
+    # After two iterations a model may be wrong about every pixel.
     for name in ("aAcc", "mIoU", "mAcc", "bIoU"):
-        assert 0 < results[name] < 100 and results[name] == evaluation[name], name
+        assert 0 <= results[name] <= 100 and results[name] == evaluation[name], name

@@ -49,17 +49,39 @@ def test_every_registered_upsampler_has_a_preset():
     assert types == set(list_upsamplers())
 
 
-def test_every_upsampler_trains(shapes, tmp_path):
-    """In both models and both precisions: minutes, for the losses of 76 runs of training."""
+def test_dysample_trains_in_both_models_and_precisions(shapes, tmp_path):
+    """The other presets: tests/upsamplers/test_learning.py, and the tool without arguments."""
     table = tmp_path / "table.csv"
-    result = call("--data", shapes, "--iterations", 30, "--csv", table, timeout=3000)
+    result = call("dysample", "--data", shapes, "--iterations", 30, "--csv", table, timeout=600)
     with table.open(newline="") as file:
         rows = list(csv.DictReader(file))
-    assert len(rows) == len(training.PRESETS) * 2 * 2
+    runs = {(row["model"], row["upsampler"], row["precision"]) for row in rows}
+    assert runs == {(m, "dysample", p) for m in training.MODELS for p in training.PRECISIONS}
+    assert len(rows) == len(runs)
     assert [row for row in rows if row["verdict"] != "ok"] == []
     for row in rows:
         assert float(row["last_loss"]) <= 0.8 * float(row["first_loss"])
     assert result.returncode == 0, result.stderr
+
+
+def test_without_names_every_preset_is_trained(shapes, monkeypatch):
+    """Without training them: which runs the tool would make."""
+    arguments = ["training.py", "--data", str(shapes), "--iterations", "10"]
+    monkeypatch.setattr(sys, "argv", arguments)
+    made = []
+
+    def record(function, jobs, logs, workers):
+        made.extend(jobs)
+        return iter(())
+
+    monkeypatch.setattr(training, "run_forked", record)
+    assert training.main() == 0
+    assert {(job.upsampler, job.model, job.precision) for job in made} == {
+        (preset, model, precision)
+        for preset in training.PRESETS
+        for model in training.MODELS
+        for precision in training.PRECISIONS
+    }
 
 
 BEFORE = {"up.weight": torch.zeros(2), "up.bias": torch.zeros(1)}
