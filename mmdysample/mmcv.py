@@ -7,7 +7,7 @@ mmcv 1.x in ``mmcv.cnn.UPSAMPLE_LAYERS``.
 
 from __future__ import annotations
 
-from mmdysample.registry import for_each_upsampler
+from mmdysample.registry import for_each_upsampler, is_same_definition
 
 try:
     import mmcv
@@ -23,8 +23,10 @@ else:
 
 
 def _register(cls: type) -> None:
-    if UPSAMPLE_LAYERS.module_dict.get(cls.__name__) is not cls:
-        UPSAMPLE_LAYERS.register_module(name=cls.__name__, module=cls)
+    before = UPSAMPLE_LAYERS.module_dict.get(cls.__name__)
+    if before is not cls:
+        again = before is not None and is_same_definition(before, cls)
+        UPSAMPLE_LAYERS.register_module(name=cls.__name__, module=cls, force=again)
 
 
 for_each_upsampler(_register)

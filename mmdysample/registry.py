@@ -13,21 +13,36 @@ from mmdysample.errors import InvalidType, InvalidValue
 
 T = TypeVar("T", bound=type)
 
+LEAST_PART = 3  # characters that a part of a name must have to tell anything
+
 _UPSAMPLERS: dict[str, type[nn.Module]] = {}
 _FOLLOWERS: list[Callable[[type[nn.Module]], None]] = []
 
 
 def register_upsampler(cls: T) -> T:
-    """Class decorator that makes an upsampler known under its class name."""
-    if _UPSAMPLERS.setdefault(cls.__name__, cls) is not cls:
-        raise InvalidValue(f"an upsampler named {cls.__name__!r} is registered already")
+    """Class decorator that makes an upsampler known under its class name.
+
+    A class that was defined again, as by a notebook cell that runs twice, takes its own place.
+    """
+    before = _UPSAMPLERS.get(cls.__name__, cls)
+    if not is_same_definition(before, cls):
+        raise InvalidValue(
+            f"an upsampler named {cls.__name__!r} is registered already: "
+            f"{before.__module__}.{before.__qualname__}"
+        )
+    _UPSAMPLERS[cls.__name__] = cls
     for follow in _FOLLOWERS:
         follow(cls)
     return cls
 
 
+def is_same_definition(one: type, other: type) -> bool:
+    """Whether two classes were made by the same statement, perhaps run twice."""
+    return (one.__module__, one.__qualname__) == (other.__module__, other.__qualname__)
+
+
 def for_each_upsampler(follow: Callable[[type[nn.Module]], None]) -> None:
-    """Call ``follow`` with every upsampler that is registered, and that will be."""
+    """Call ``follow`` with every upsampler that is registered, and that will be, again or anew."""
     _FOLLOWERS.append(follow)
     for cls in _UPSAMPLERS.values():
         follow(cls)
@@ -89,7 +104,15 @@ def build_upsampler(
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """`` (did you mean 'x'?)`` for the nearest known name, or nothing."""
+    """`` (did you mean 'x'?)`` for the nearest known name, or nothing.
+
+    Names of which one holds the other ('scale' and 'scale_factor') are nearer than any that only
+    look alike ('scale' and 'style').
+    """
+    name = str(name).lower()
     lowered = {other.lower(): other for other in known}
-    close = difflib.get_close_matches(str(name).lower(), lowered, n=1)
+    holding = [other for other in lowered if min(map(len, (name, other))) >= LEAST_PART]
+    holding = [other for other in holding if name in other or other in name]
+    close = difflib.get_close_matches(name, holding, n=1, cutoff=0)
+    close = close or difflib.get_close_matches(name, lowered, n=1)
     return f" (did you mean {lowered[close[0]]!r}?)" if close else ""

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from mmdysample import list_upsamplers
+import mmdysample.registry as ours
+from mmdysample import Nearest, list_upsamplers, register_upsampler
 from mmdysample.registry import get_upsampler
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -66,6 +67,25 @@ def test_an_unknown_setting_is_answered_as_everywhere(mmcv2):
         build_upsample_layer(dict(type="DySample", group=4), in_channels=32)
     with pytest.raises(TypeError, match=message):
         MODELS.build(dict(type="DySample", in_channels=32, group=4))
+
+
+def test_a_class_that_is_defined_again_replaces_the_old_one(mmcv2, monkeypatch):
+    from mmengine.registry import MODELS
+
+    monkeypatch.setattr(ours, "_UPSAMPLERS", dict(ours._UPSAMPLERS))
+    monkeypatch.setattr(MODELS, "_module_dict", dict(MODELS.module_dict))
+    for value in (1, 2):  # as a notebook cell that is edited and run again does
+
+        class Again(Nearest):
+            setting = value
+
+        register_upsampler(Again)
+        assert MODELS.build(dict(type="Again", in_channels=8)).setting == value
+
+    other = type("Again", (Nearest,), dict(__module__="elsewhere"))
+    MODELS.module_dict["Again"] = other
+    with pytest.raises(KeyError, match="Again is already registered"):
+        register_upsampler(Again)
 
 
 MMCV1_CODE = """

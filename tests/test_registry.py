@@ -5,7 +5,14 @@ from __future__ import annotations
 import pytest
 from torch import nn
 
-from mmdysample import DySample, Nearest, build_upsampler, list_upsamplers, register_upsampler
+from mmdysample import (
+    DySample,
+    Nearest,
+    build_upsampler,
+    list_upsamplers,
+    register_upsampler,
+    registry,
+)
 from mmdysample.registry import get_upsampler
 
 
@@ -22,6 +29,43 @@ def test_a_name_is_given_once():
         register_upsampler(type("Nearest", (nn.Module,), {}))
     assert get_upsampler("Nearest") is Nearest
     assert register_upsampler(Nearest) is Nearest, "the same class again is no conflict"
+
+
+@pytest.fixture
+def own_registry(monkeypatch):
+    """What a test registers is forgotten after it."""
+    monkeypatch.setattr(registry, "_UPSAMPLERS", dict(registry._UPSAMPLERS))
+    monkeypatch.setattr(registry, "_FOLLOWERS", [])
+
+
+def define(value: int) -> type:
+    """As a notebook cell that is edited and run again does."""
+
+    class Again(Nearest):
+        setting = value
+
+    return Again
+
+
+def test_a_class_that_is_defined_again_replaces_the_old_one(own_registry):
+    followed = []
+    registry.for_each_upsampler(followed.append)
+    before = len(followed)
+    for value in (1, 2):
+        cls = register_upsampler(define(value))
+        assert get_upsampler("Again") is cls
+        assert type(build_upsampler(dict(type="Again"), 8)).setting == value
+    assert [cls.setting for cls in followed[before:]] == [1, 2]
+    assert list_upsamplers().count("Again") == 1
+
+
+def test_a_class_of_the_same_name_from_elsewhere_does_not(own_registry):
+    ours = register_upsampler(define(1))
+    other = define(2)
+    other.__module__ = "elsewhere"
+    with pytest.raises(ValueError, match=rf"'Again' is registered already: {__name__}\.define"):
+        register_upsampler(other)
+    assert get_upsampler("Again") is ours
 
 
 def test_build_from_a_name():
@@ -77,6 +121,15 @@ def test_an_unknown_name_like_none_other_is_answered_with_all():
 def test_a_config_must_be_a_dict_with_a_type(cfg):
     with pytest.raises(TypeError, match=r"must be a dict with the key 'type'.*got"):
         build_upsampler(cfg, 8)
+
+
+@pytest.mark.parametrize(
+    ("name", "nearest"),
+    [("scale", "scale_factor"), ("stile", "style"), ("the_style", "style"), ("s", None)],
+)
+def test_of_names_a_part_or_a_whole_is_nearer_than_a_likeness(name, nearest):
+    text = registry.did_you_mean(name, ["style", "scale_factor", "groups", "a"])
+    assert text == (f" (did you mean {nearest!r}?)" if nearest else "")
 
 
 def test_an_unknown_setting_is_answered_with_the_nearest():

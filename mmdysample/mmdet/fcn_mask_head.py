@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-import torch.nn.functional as F
 from mmdet.models.roi_heads.mask_heads import FCNMaskHead
 from mmdet.registry import MODELS
-from torch import Tensor
 
 from mmdysample.errors import InvalidValue
 from mmdysample.registry import build_upsampler, get_upsampler, list_upsamplers
@@ -58,11 +56,3 @@ class UpsampleFCNMaskHead(FCNMaskHead):
         self.upsample = upsample
         self.upsample_cfg = settings
         self.upsample_method = type(upsample).__name__
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Features of N regions (N, C, H, W) -> mask logits (N, num_classes, s*H, s*W)."""
-        if x.shape[0] or self.upsample_method in _UPSTREAM_TYPES:
-            return super().forward(x)
-        # PyTorch has no gradient of pixel_shuffle for an empty batch. A region of zeros, which is
-        # dropped in the end, keeps every parameter in the graph, as distributed training needs.
-        return super().forward(F.pad(x, (0, 0, 0, 0, 0, 0, 0, 1)))[:0]

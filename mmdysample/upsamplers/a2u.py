@@ -17,10 +17,11 @@ from mmdysample.ops.window_ops import is_exporting
 from mmdysample.registry import register_upsampler
 from mmdysample.upsamplers.base import Upsampler
 from mmdysample.upsamplers.layers import (
+    Conv2d,
     float32_or_more,
     group_norm,
-    init_xavier_uniform,
     only_scale_2,
+    pixel_shuffle,
 )
 
 GROUPS = 32  # of the normalisation
@@ -66,17 +67,11 @@ class A2U(Upsampler):
         c_y = self.guide_channels
         if c_y % GROUPS:
             raise InvalidValue(f"guide_channels must be divisible by {GROUPS}, got {c_y}")
-        self.U = nn.Conv2d(c_y, 1, 1)
-        self.V = nn.Conv2d(c_y, 1, 1)
-        self.P = nn.Conv2d(c_y, KERNEL_SIZE**2 * scale_factor**2, 1)
+        self.U = Conv2d(c_y, 1, 1)
+        self.V = Conv2d(c_y, 1, 1)
+        self.P = Conv2d(c_y, KERNEL_SIZE**2 * self.scale_factor**2, 1)
         self.norm_u = nn.GroupNorm(GROUPS, c_y)
         self.norm_v = nn.GroupNorm(GROUPS, c_y)
-        self.init_weights()
-
-    def init_weights(self) -> None:
-        init_xavier_uniform(self.U, self.V, self.P)
-        self.norm_u.reset_parameters()
-        self.norm_v.reset_parameters()
 
     def _load_from_state_dict(self, state_dict, prefix, *args, **kwargs) -> None:
         for name in [name for name in state_dict if name.startswith(prefix + "bconv_DP.")]:
@@ -89,7 +84,7 @@ class A2U(Upsampler):
     def kernel(self, guide: Tensor) -> Tensor:
         """The kernels, (B, C_y, 2H, 2W) -> (B, 9, 2H, 2W); each sums to 1."""
         logits = self.affinity(guide) * self.P(guide.mean(dim=(2, 3), keepdim=True))
-        return F.pixel_shuffle(logits, self.scale_factor).sigmoid().softmax(dim=1)
+        return pixel_shuffle(logits, self.scale_factor).sigmoid().softmax(dim=1)
 
     def affinity(self, guide: Tensor) -> Tensor:
         """A, (B, C_y, 2H, 2W) -> (B, 1, H, W), in float32 or float64."""
@@ -133,9 +128,9 @@ def _convolve_each_sample(guide: Tensor, kernels: Tensor) -> Tensor:
 
     (B, C, 2H, 2W), (B, n, 6, 6) -> (B, C, n, H, W); all channels of a sample share its kernels.
     """
-    if is_exporting():
-        return _convolve_each_sample_by_taps(guide, kernels)
     batch, n = kernels.shape[:2]
+    if is_exporting() or batch == 0:  # a convolution has at least one group
+        return _convolve_each_sample_by_taps(guide, kernels)
     # A group a sample; what is batch elsewhere are here the channels.
     weight = kernels.reshape(batch * n, 1, WINDOW, WINDOW)
     out = F.conv2d(guide.transpose(0, 1), weight, stride=2, padding=2, groups=batch)
@@ -143,7 +138,7 @@ def _convolve_each_sample(guide: Tensor, kernels: Tensor) -> Tensor:
 
 
 def _convolve_each_sample_by_taps(guide: Tensor, kernels: Tensor) -> Tensor:
-    """The same in a form that leaves the batch size open in ONNX, where groups are a constant."""
+    """The same without a group a sample: in ONNX, where groups are a constant, or for no sample."""
     # With the 2x2 sub-pixels as channels, the stride is 1 and the kernels are 3x3.
     padded = _sub_pixels(F.pad(guide, (2, 2, 2, 2))).unsqueeze(2)
     kernels = _sub_pixels(kernels).unsqueeze(1)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import inspect
+import operator
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from numbers import Integral
 from typing import ClassVar
 
 import torch
@@ -80,7 +82,18 @@ class Upsampler(nn.Module, ABC):
         raise NotImplementedError(f"{type(self).__name__} does not say what it costs")
 
     def init_weights(self) -> None:
-        """Set the parameters to their initial values; may be called any number of times."""
+        """Set every parameter and buffer to its initial value; may be called any number of times.
+
+        Here each layer does so by its own ``reset_parameters``. A subclass with parameters or
+        buffers of its own, or with other initial weights, overrides this method.
+        """
+        for module in self.modules():
+            if module is not self and hasattr(module, "reset_parameters"):
+                module.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """:meth:`init_weights` under the name that PyTorch's FSDP looks for."""
+        self.init_weights()
 
     def forward(
         self, x: Tensor, guide: Tensor | None = None, size: Sequence[int] | None = None
@@ -90,9 +103,10 @@ class Upsampler(nn.Module, ABC):
         Args:
             x: (B, C, H, W), floating point.
             guide: (B, C_y, h, w), a feature map at the target size.
-            size: the target (h, w); defaults to the guide's, else (s*H, s*W). It may fall short of
-                (s*H, s*W) by less than s on an axis, as odd feature maps do: a stride-2 convolution
-                keeps the first pixel (23 -> 12), so 12 -> 24 is computed and its end is cropped.
+            size: the target (h, w); defaults to the guide's, else (s*H, s*W). It may differ from
+                (s*H, s*W) by less than s on an axis, as odd feature maps do. A stride-2 convolution
+                rounds up (23 -> 12): 12 -> 24 is computed and its end is cropped. Other backbones
+                round down (33 -> 16): 16 -> 32 is computed and its last row or column repeated.
 
         Returns:
             (B, C, h, w) in the dtype of ``x``.
@@ -109,13 +123,11 @@ class Upsampler(nn.Module, ABC):
         size = self._target_size(full, guide, size)
         if self.any_size:
             return self.upsample(x, None, size).to(x.dtype)
-        if self.guided and size != full:
-            # The guide is padded at the end, where the result is cropped: pixels stay aligned.
-            pad = (0, full[1] - size[1], 0, full[0] - size[0])
-            guide = F.pad(guide, pad, mode="replicate")
+        # Guide and result are both fitted at their end: pixels stay aligned.
+        guide = _fit(guide, full) if self.guided else None
         # Under autocast an upsampler may end in a layer of another dtype.
-        out = self.upsample(x, guide if self.guided else None, full).to(x.dtype)
-        return out if size == full else out[:, :, : size[0], : size[1]]
+        out = self.upsample(x, guide, full).to(x.dtype)
+        return out if size == full else _fit(out, size)
 
     def _check_input(self, x: Tensor) -> None:
         name = type(self).__name__
@@ -169,7 +181,8 @@ class Upsampler(nn.Module, ABC):
         if size is not None and (
             not isinstance(size, Sequence)
             or len(size) != 2
-            or not all(hasattr(length, "__index__") for length in size)
+            # in a graph that is traced, lengths are tensors
+            or not all(_is_integer(length) or isinstance(length, Tensor) for length in size)
         ):
             raise InvalidValue(f"{name}: size must be two integers (height, width), got {size!r}")
         if guide is not None:
@@ -184,10 +197,12 @@ class Upsampler(nn.Module, ABC):
         size = tuple(size)
         s = self.scale_factor
         for want, have in ((size[0], full[0]), (size[1], full[1])):
-            if want < 1 or (not self.any_size and not have - s < want <= have):
+            if want < 1 or (not self.any_size and not have - s < want < have + s):
                 raise InvalidValue(
                     f"{name}: cannot reach size {size} from {full[0] // s, full[1] // s}: with "
-                    f"scale_factor {s} the target is {full}, or less than {s} smaller on an axis"
+                    f"scale_factor {s} the target is {full}, or differs by less than {s} on an "
+                    "axis; pad the images to a multiple of the model's stride (size_divisor, in "
+                    "mmdet pad_size_divisor, of the data preprocessor)"
                 )
         return size
 
@@ -202,12 +217,15 @@ class Upsampler(nn.Module, ABC):
 
 
 def positive_int(name: str, value: int) -> int:
-    """``value`` if it is an integer >= 1; TypeError or ValueError naming ``name`` otherwise."""
-    if isinstance(value, bool) or not isinstance(value, int):
+    """``value`` as an int if it is an integer >= 1, also one of NumPy's.
+
+    TypeError or ValueError naming ``name`` otherwise.
+    """
+    if not _is_integer(value):
         raise InvalidType(f"{name} must be an integer >= 1, got {value!r}")
     if value < 1:
         raise InvalidValue(f"{name} must be an integer >= 1, got {value!r}")
-    return value
+    return operator.index(value)
 
 
 def one_of(name: str, value: str, accepted: Sequence[str]) -> str:
@@ -215,6 +233,19 @@ def one_of(name: str, value: str, accepted: Sequence[str]) -> str:
     if value not in accepted:
         raise InvalidValue(f"{name} must be one of {', '.join(map(repr, accepted))}, got {value!r}")
     return value
+
+
+def _is_integer(value: object) -> bool:
+    return isinstance(value, Integral | torch.SymInt) and not isinstance(value, bool)
+
+
+def _fit(x: Tensor, size: tuple[int, int]) -> Tensor:
+    """``x`` at ``size``: what is too much at the end is cropped, what is missing is repeated."""
+    if (x.shape[2], x.shape[3]) == size:
+        return x
+    x = x[:, :, : size[0], : size[1]]
+    missing = (0, size[1] - x.shape[3], 0, size[0] - x.shape[2])
+    return F.pad(x, missing, mode="replicate") if any(missing) else x
 
 
 def _autocast_converts(x: Tensor) -> bool:

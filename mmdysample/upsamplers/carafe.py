@@ -5,14 +5,15 @@ Wang et al.: "CARAFE: Content-Aware ReAssembly of FEatures", ICCV 2019.
 
 from __future__ import annotations
 
-import torch.nn.functional as F
+from functools import partial
+
 from torch import Tensor, nn
 
 from mmdysample.errors import InvalidValue
 from mmdysample.ops import reassemble
 from mmdysample.registry import register_upsampler
 from mmdysample.upsamplers.base import Upsampler, positive_int
-from mmdysample.upsamplers.layers import float32_or_more, init_xavier_uniform, odd_int
+from mmdysample.upsamplers.layers import Conv2d, float32_or_more, odd_int, pixel_shuffle
 
 
 @register_upsampler
@@ -21,7 +22,7 @@ class CARAFE(Upsampler):
 
     1x1 convolution C -> 64, 3x3 convolution to the s*s*K*K logits of a pixel, pixel shuffle,
     softmax over the K*K. Neighbours outside the map count as zero, and the kernel is not normalised
-    again there.
+    again there. It starts close to a plain average of the K*K neighbours.
 
     Arguments and state-dict names are those of mmcv's ``CARAFEPack``.
 
@@ -56,21 +57,15 @@ class CARAFE(Upsampler):
         self.compressed_channels = positive_int("compressed_channels", compressed_channels)
         if in_channels % up_group:
             raise InvalidValue(f"in_channels must be divisible by {up_group=}, got {in_channels}")
-        self.channel_compressor = nn.Conv2d(in_channels, compressed_channels, 1)
-        self.content_encoder = nn.Conv2d(
-            compressed_channels,
-            up_group * up_kernel**2 * scale_factor**2,
-            encoder_kernel,
-            padding=encoder_dilation * (encoder_kernel - 1) // 2,
-            dilation=encoder_dilation,
+        self.channel_compressor = Conv2d(self.in_channels, self.compressed_channels, 1)
+        self.content_encoder = Conv2d(
+            self.compressed_channels,
+            self.up_group * self.up_kernel**2 * self.scale_factor**2,
+            self.encoder_kernel,
+            padding=self.encoder_dilation * (self.encoder_kernel - 1) // 2,
+            dilation=self.encoder_dilation,
+            init=partial(nn.init.normal_, std=0.001),
         )
-        self.init_weights()
-
-    def init_weights(self) -> None:
-        """Start close to a plain average of the K*K neighbours."""
-        init_xavier_uniform(self.channel_compressor)
-        nn.init.normal_(self.content_encoder.weight, std=0.001)
-        nn.init.zeros_(self.content_encoder.bias)
 
     def upsample(self, x: Tensor, guide: None, size: tuple[int, int]) -> Tensor:
         return reassemble(x, self.kernel(x), self.up_kernel, self.scale_factor, self.up_group)
@@ -78,7 +73,7 @@ class CARAFE(Upsampler):
     def kernel(self, x: Tensor) -> Tensor:
         """The kernels, (B, C, H, W) -> (B, g*K*K, s*H, s*W); each sums to 1."""
         logits = self.content_encoder(self.channel_compressor(x))
-        logits = float32_or_more(F.pixel_shuffle(logits, self.scale_factor))
+        logits = float32_or_more(pixel_shuffle(logits, self.scale_factor))
         return logits.unflatten(1, (self.up_group, -1)).softmax(dim=2).flatten(1, 2)
 
     def flops(self, height: int, width: int) -> dict[str, int]:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from mmdysample.registry import register_upsampler
 from mmdysample.upsamplers.base import Upsampler
-from mmdysample.upsamplers.layers import init_xavier_uniform
+from mmdysample.upsamplers.layers import Conv2d, ConvTranspose2d, pixel_shuffle
 
 
 @register_upsampler
@@ -29,18 +28,10 @@ class Deconv(Upsampler):
         self, in_channels: int, scale_factor: int = 2, *, guide_channels: int | None = None
     ) -> None:
         super().__init__(in_channels, scale_factor, guide_channels=guide_channels)
-        self.conv = nn.ConvTranspose2d(
-            in_channels,
-            in_channels,
-            kernel_size=2 * scale_factor - 1,
-            stride=scale_factor,
-            padding=scale_factor - 1,
-            output_padding=scale_factor - 1,
+        c, s = self.in_channels, self.scale_factor
+        self.conv = ConvTranspose2d(
+            c, c, kernel_size=2 * s - 1, stride=s, padding=s - 1, output_padding=s - 1
         )
-        self.init_weights()
-
-    def init_weights(self) -> None:
-        init_xavier_uniform(self.conv)
 
     def upsample(self, x: Tensor, guide: None, size: tuple[int, int]) -> Tensor:
         return self.conv(x).to(x.dtype)
@@ -68,14 +59,10 @@ class PixelShuffle(Upsampler):
         self, in_channels: int, scale_factor: int = 2, *, guide_channels: int | None = None
     ) -> None:
         super().__init__(in_channels, scale_factor, guide_channels=guide_channels)
-        self.conv = nn.Conv2d(in_channels, scale_factor**2 * in_channels, 3, padding=1)
-        self.init_weights()
-
-    def init_weights(self) -> None:
-        init_xavier_uniform(self.conv)
+        self.conv = Conv2d(self.in_channels, self.scale_factor**2 * self.in_channels, 3, padding=1)
 
     def upsample(self, x: Tensor, guide: None, size: tuple[int, int]) -> Tensor:
-        return F.pixel_shuffle(self.conv(x), self.scale_factor).to(x.dtype)
+        return pixel_shuffle(self.conv(x), self.scale_factor).to(x.dtype)
 
     def flops(self, height: int, width: int) -> dict[str, int]:
         return {"convolution": self.conv.weight.numel() * height * width}

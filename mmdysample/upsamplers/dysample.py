@@ -5,6 +5,10 @@ Liu, Lu, Fu, Cao: "Learning to Upsample by Learning to Sample", ICCV 2023.
 
 from __future__ import annotations
 
+import math
+from functools import partial
+from numbers import Real
+
 import torch
 from torch import Tensor, nn
 
@@ -13,9 +17,12 @@ from mmdysample.ops import point_sample
 from mmdysample.ops.precision import float32_or_more
 from mmdysample.registry import register_upsampler
 from mmdysample.upsamplers.base import Upsampler, one_of, positive_int
+from mmdysample.upsamplers.layers import Conv2d
 
 STYLES = ("lp", "pl")
 INITIAL_POSITIONS = ("bilinear", "nearest")
+OFFSET_STD = 0.001  # of the initial weights
+POSITION_ROUNDING = 2**-9  # of positions up to 1/2 in bfloat16, and some
 
 
 @register_upsampler
@@ -68,37 +75,33 @@ class DySample(Upsampler):
         self.dyscope = dyscope
         if scope_factor is None:
             scope_factor = 0.5 if dyscope else 0.25
-        number = isinstance(scope_factor, int | float) and not isinstance(scope_factor, bool)
-        if not number or not 0 < scope_factor < float("inf"):
+        number = isinstance(scope_factor, Real) and not isinstance(scope_factor, bool)
+        if not number or not 0 < scope_factor < math.inf:
             raise InvalidValue(f"scope_factor must be a number > 0 or None, got {scope_factor!r}")
-        self.scope_factor = scope_factor
+        self.scope_factor = float(scope_factor)
         self.initial_position = one_of("initial_position", initial_position, INITIAL_POSITIONS)
 
         # What one 1x1 projection sees and makes: a pixel ('lp') or one of its sub-pixels ('pl').
-        parts = scale_factor**2
-        if in_channels % groups or (style == "pl" and in_channels % parts):
-            needs = f"groups={groups}" + (
-                f" and by scale_factor^2={parts}" if style == "pl" else ""
-            )
-            raise InvalidValue(f"in_channels must be divisible by {needs}, got {in_channels}")
-        if style == "lp":
-            projection = (in_channels, 2 * groups * parts)
-        else:
-            projection = (in_channels // parts, 2 * groups)
-        self.offset = nn.Conv2d(*projection, kernel_size=1)
+        c, g, parts = self.in_channels, self.groups, self.scale_factor**2
+        if c % g or (style == "pl" and c % parts):
+            needs = f"groups={g}" + (f" and by scale_factor^2={parts}" if style == "pl" else "")
+            raise InvalidValue(f"in_channels must be divisible by {needs}, got {c}")
+        projection = (c, 2 * g * parts) if style == "lp" else (c // parts, 2 * g)
+        self.offset = Conv2d(*projection, 1, init=partial(nn.init.normal_, std=OFFSET_STD))
         if dyscope:
-            self.scope = nn.Conv2d(*projection, kernel_size=1, bias=False)
+            self.scope = Conv2d(*projection, 1, bias=False, init=nn.init.zeros_)
         self.register_buffer("init_pos", self._initial_positions())
-        self.init_weights()
 
     def init_weights(self) -> None:
-        """Start within a thousandth of a pixel of the initial positions."""
-        nn.init.normal_(self.offset.weight, std=0.001)
-        nn.init.zeros_(self.offset.bias)
-        if self.dyscope:
-            nn.init.zeros_(self.scope.weight)
-            if self.scope.bias is not None:
-                nn.init.zeros_(self.scope.bias)
+        """Start close to the initial positions.
+
+        The weights of the offsets are normal with a standard deviation of 0.001 and a dynamic scope
+        starts at one half, so the offsets of a pixel are normal with 0.25 * 0.001 * |x| input
+        pixels, |x| being the Euclidean norm of the channels that their projection sees: all C of
+        the pixel for 'lp', C/(s*s) for 'pl'. (0.25 is the default factor, static or dynamic.)
+        """
+        super().init_weights()
+        self.init_pos.copy_(self._initial_positions(self.init_pos.device))
 
     def upsample(self, x: Tensor, guide: None, size: tuple[int, int]) -> Tensor:
         return point_sample(x, self.sampling_offset(x), self.scale_factor, self.groups)
@@ -138,15 +141,8 @@ class DySample(Upsampler):
         x = x.reshape(batch, channels // parts, parts * height, width)
         return conv(x).reshape(batch, 2 * self.groups * parts, height, width)
 
-    def _initial_positions(self) -> Tensor:
-        """(1, 2*g*s*s, 1, 1), ordered as the offsets."""
-        s = self.scale_factor
-        if self.initial_position == "nearest":
-            return torch.zeros(1, 2 * self.groups * s * s, 1, 1)
-        centre = (torch.arange(s) - (s - 1) / 2) / s
-        y, x = torch.meshgrid(centre, centre, indexing="ij")
-        points = torch.stack((x, y)).unsqueeze(1).expand(2, self.groups, s, s)
-        return points.reshape(1, -1, 1, 1).contiguous()
+    def _initial_positions(self, device: torch.device | None = None) -> Tensor:
+        return initial_positions(self.initial_position, self.scale_factor, self.groups, device)
 
     def _apply(self, fn, *args, **kwargs):
         # Sampling positions stay float32 when the weights are made half precision.
@@ -157,6 +153,12 @@ class DySample(Upsampler):
         return self
 
     def _load_from_state_dict(self, state_dict, prefix, *args, **kwargs) -> None:
+        saved = state_dict.get(prefix + "init_pos")
+        if isinstance(saved, Tensor) and saved.shape == self.init_pos.shape:
+            self._check_initial_positions(saved, prefix)
+            # Equal but for the rounding of a half-precision checkpoint, which is not taken over.
+            dtype = float32_or_more(saved.dtype)
+            state_dict[prefix + "init_pos"] = self._initial_positions(saved.device).to(dtype)
         # The authors' checkpoints from before March 2024 have a bias on the scope. It is kept, but
         # not trained: the optimizer may exist already and would not know of it.
         if self.dyscope and prefix + "scope.weight" in state_dict:
@@ -169,9 +171,43 @@ class DySample(Upsampler):
                 )
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 
+    def _check_initial_positions(self, saved: Tensor, prefix: str) -> None:
+        """InvalidValue if a checkpoint was made with other initial positions than these."""
+        if saved.is_meta or self._starts_at(saved, self.initial_position):
+            return
+        ours = f"this DySample has initial_position={self.initial_position!r}"
+        for name in INITIAL_POSITIONS:
+            if self._starts_at(saved, name):
+                raise InvalidValue(
+                    f"the checkpoint's {prefix}init_pos is that of initial_position={name!r}, but "
+                    f"{ours}; set initial_position={name!r} to use the checkpoint"
+                )
+        accepted = " or ".join(map(repr, INITIAL_POSITIONS))
+        raise InvalidValue(
+            f"the checkpoint's {prefix}init_pos is of no known initial_position ({accepted}), and "
+            f"{ours}; the checkpoint cannot be used"
+        )
+
+    def _starts_at(self, saved: Tensor, name: str) -> bool:
+        expected = initial_positions(name, self.scale_factor, self.groups, saved.device)
+        return bool(((saved.double() - expected).abs() <= POSITION_ROUNDING).all())
+
     def extra_repr(self) -> str:
         return (
             f"{super().extra_repr()}, style={self.style!r}, groups={self.groups}, "
             f"dyscope={self.dyscope}, scope_factor={self.scope_factor}, "
             f"initial_position={self.initial_position!r}"
         )
+
+
+def initial_positions(
+    name: str, scale_factor: int, groups: int, device: torch.device | None = None
+) -> Tensor:
+    """One of INITIAL_POSITIONS, (1, 2*g*s*s, 1, 1), ordered as the offsets."""
+    s = scale_factor
+    if name == "nearest":
+        return torch.zeros(1, 2 * groups * s * s, 1, 1, device=device)
+    centre = (torch.arange(s, device=device) - (s - 1) / 2) / s
+    y, x = torch.meshgrid(centre, centre, indexing="ij")
+    points = torch.stack((x, y)).unsqueeze(1).expand(2, groups, s, s)
+    return points.reshape(1, -1, 1, 1).contiguous()

@@ -16,9 +16,9 @@ from mmdysample.ops import reassemble
 from mmdysample.registry import register_upsampler
 from mmdysample.upsamplers.base import Upsampler, positive_int
 from mmdysample.upsamplers.layers import (
+    Conv2d,
     as_cells,
     float32_or_more,
-    init_xavier_uniform,
     join_cells,
     odd_int,
     split_cells,
@@ -84,24 +84,16 @@ class FADE(Upsampler):
         self.lite = lite
         self.kernel_size = odd_int("kernel_size", kernel_size)
         self.compressed_channels = positive_int("compressed_channels", compressed_channels)
-        taps = kernel_size**2
-        hidden = taps if lite else compressed_channels
-        self.E = nn.Conv2d(self.guide_channels, hidden, 1)
-        self.D = nn.Conv2d(in_channels, hidden, 1, bias=False)
-        self.theta = nn.Conv2d(hidden, taps, 3, padding=1, groups=hidden if lite else 1)
+        c, c_y, taps = self.in_channels, self.guide_channels, self.kernel_size**2
+        hidden = taps if lite else self.compressed_channels
+        self.E = Conv2d(c_y, hidden, 1)
+        self.D = Conv2d(c, hidden, 1, bias=False)
+        groups = hidden if lite else 1
+        self.theta = Conv2d(hidden, taps, 3, padding=1, groups=groups, init=nn.init.xavier_normal_)
         if gating:
-            self.gate = nn.Conv2d(in_channels, 1, 1)
-            if self.guide_channels != in_channels:
-                self.aligner = nn.Conv2d(self.guide_channels, in_channels, 1)
-        self.init_weights()
-
-    def init_weights(self) -> None:
-        for name, conv in self.named_children():
-            if name == "theta":
-                nn.init.xavier_normal_(conv.weight)
-                nn.init.zeros_(conv.bias)
-            else:
-                init_xavier_uniform(conv)
+            self.gate = Conv2d(c, 1, 1)
+            if c_y != c:
+                self.aligner = Conv2d(c_y, c, 1)
 
     def upsample(self, x: Tensor, guide: Tensor, size: tuple[int, int]) -> Tensor:
         out = reassemble(x, self.kernel(x, guide), self.kernel_size, self.scale_factor)

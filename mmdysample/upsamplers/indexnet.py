@@ -8,16 +8,16 @@ from __future__ import annotations
 from typing import ClassVar
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mmdysample.registry import register_upsampler
 from mmdysample.upsamplers.base import Upsampler, one_of
 from mmdysample.upsamplers.layers import (
+    Conv2d,
     as_cells,
-    init_xavier_uniform,
     join_cells,
     only_scale_2,
+    pixel_shuffle,
     split_cells,
 )
 
@@ -66,19 +66,11 @@ class IndexNet(Upsampler):
         self.variant = one_of("variant", variant, VARIANTS)
         c_y = self.guide_channels
         if variant == "hin":
-            self.index = _branch(c_y, 2 * c_y, scale_factor**2)
+            self.index = _branch(c_y, 2 * c_y, self.scale_factor**2)
         else:
             self.index = nn.ModuleList(
-                _branch(c_y, c_y, in_channels) for _ in range(scale_factor**2)
+                _branch(c_y, c_y, self.in_channels) for _ in range(self.scale_factor**2)
             )
-        self.init_weights()
-
-    def init_weights(self) -> None:
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d):
-                init_xavier_uniform(module)
-            elif isinstance(module, nn.BatchNorm2d):
-                module.reset_parameters()
 
     def upsample(self, x: Tensor, guide: Tensor, size: tuple[int, int]) -> Tensor:
         index = split_cells(self.index_map(guide), self.scale_factor)
@@ -90,7 +82,7 @@ class IndexNet(Upsampler):
             logits = self.index(guide)
         else:
             logits = torch.stack([branch(guide) for branch in self.index], dim=2).flatten(1, 2)
-        return F.pixel_shuffle(logits.sigmoid(), self.scale_factor)
+        return pixel_shuffle(logits.sigmoid(), self.scale_factor)
 
     def flops(self, height: int, width: int) -> dict[str, int]:
         convs = [m for m in self.modules() if isinstance(m, nn.Conv2d)]
@@ -106,8 +98,8 @@ class IndexNet(Upsampler):
 
 def _branch(in_channels: int, hidden: int, out_channels: int) -> nn.Sequential:
     return nn.Sequential(
-        nn.Conv2d(in_channels, hidden, 4, stride=2, padding=1, bias=False),
+        Conv2d(in_channels, hidden, 4, stride=2, padding=1, bias=False),
         nn.BatchNorm2d(hidden),
         nn.ReLU6(),
-        nn.Conv2d(hidden, out_channels, 1, bias=False),
+        Conv2d(hidden, out_channels, 1, bias=False),
     )

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mmdysample.errors import InvalidValue
@@ -10,12 +13,35 @@ from mmdysample.ops import precision
 from mmdysample.upsamplers.base import positive_int
 
 
-def init_xavier_uniform(*convs: nn.Module) -> None:
-    """Xavier-uniform weights and zero biases."""
-    for conv in convs:
-        nn.init.xavier_uniform_(conv.weight)
-        if conv.bias is not None:
-            nn.init.zeros_(conv.bias)
+class _Initialized:
+    """Mixin before a layer of PyTorch: ``init`` sets its initial weights; biases start at zero.
+
+    The layer holds its own initialisation because FSDP, and whoever else materialises a model from
+    the meta device, resets modules one by one, parents before their children.
+    """
+
+    def __init__(
+        self, *args, init: Callable[[Tensor], Tensor] = nn.init.xavier_uniform_, **kwargs
+    ) -> None:
+        self.init = init  # PyTorch's constructor calls `reset_parameters`
+        super().__init__(*args, **kwargs)
+
+    def reset_parameters(self) -> None:
+        self.init(self.weight)
+        if self.bias is not None:
+            nn.init.zeros_(self.bias)
+
+
+class Conv2d(_Initialized, nn.Conv2d):
+    pass
+
+
+class ConvTranspose2d(_Initialized, nn.ConvTranspose2d):
+    pass
+
+
+class Linear(_Initialized, nn.Linear):
+    pass
 
 
 def odd_int(name: str, value: int) -> int:
@@ -43,6 +69,15 @@ def group_norm(x: Tensor, norm: nn.GroupNorm) -> Tensor:
     return torch.group_norm(
         x.to(norm.weight.dtype), norm.num_groups, norm.weight, norm.bias, norm.eps
     )
+
+
+def pixel_shuffle(x: Tensor, scale_factor: int) -> Tensor:
+    """``F.pixel_shuffle``, also with a gradient for an empty batch, which PyTorch's lacks."""
+    if x.shape[0]:
+        return F.pixel_shuffle(x, scale_factor)
+    s = scale_factor
+    batch, channels, height, width = x.shape
+    return x.reshape(batch, channels // s**2, s * height, s * width)
 
 
 def split_cells(fine: Tensor, scale_factor: int) -> Tensor:

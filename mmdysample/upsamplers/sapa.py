@@ -6,6 +6,7 @@ NeurIPS 2022.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import ClassVar
 
 import torch.nn.functional as F
@@ -16,6 +17,7 @@ from mmdysample.ops import local_similarity, reassemble
 from mmdysample.registry import register_upsampler
 from mmdysample.upsamplers.base import Upsampler, one_of, positive_int
 from mmdysample.upsamplers.layers import (
+    Linear,
     as_cells,
     float32_or_more,
     group_norm,
@@ -32,7 +34,11 @@ LAYERS = {
     "p": ("q_y", "q_x", "k"),
 }
 EPSILON = 1e-6
-NORMS = ("layer", "group")
+# Normalisations, and the initial weights of the linear layers in the authors' repository of each
+NORMS = {
+    "layer": partial(nn.init.trunc_normal_, std=0.02),
+    "group": partial(nn.init.normal_, std=0.02),
+}
 GROUPS = 32  # of the group normalisation
 
 
@@ -113,19 +119,18 @@ class SAPA(Upsampler):
         if not isinstance(normalize_self, bool):
             raise InvalidType(f"normalize_self must be True or False, got {normalize_self!r}")
         self.normalize_self = normalize_self
-        c, c_y, d = in_channels, self.guide_channels, embedding_dim
+        c, c_y, d = self.in_channels, self.guide_channels, self.embedding_dim
         if variant == "i" and c_y != c:
             raise InvalidValue(
                 f"SAPA with variant='i' compares guide and x directly: guide_channels must be "
                 f"in_channels={c}, got {c_y}; the other variants take any"
             )
-        self.norm = one_of("norm", norm, NORMS)
+        self.norm = one_of("norm", norm, tuple(NORMS))
         self.norm_y = self._make_norm("guide_channels", c_y)
         self.norm_x = self._make_norm("in_channels", c)
         shapes = dict(q=(c_y, d), q_y=(c_y, d), q_x=(c, d), k=(c, d), gate=(c, 1))
         for name in LAYERS[variant]:
-            self.add_module(name, nn.Linear(*shapes[name]))
-        self.init_weights()
+            self.add_module(name, Linear(*shapes[name], init=NORMS[norm]))
 
     def _make_norm(self, name: str, channels: int) -> nn.Module:
         if self.norm == "layer":
@@ -135,16 +140,6 @@ class SAPA(Upsampler):
                 f"SAPA with norm='group' needs {name} divisible by {GROUPS}, got {channels}"
             )
         return nn.GroupNorm(GROUPS, channels)
-
-    def init_weights(self) -> None:
-        # as the authors' two repositories have it
-        init = nn.init.trunc_normal_ if self.norm == "layer" else nn.init.normal_
-        for module in self.children():
-            if isinstance(module, nn.Linear):
-                init(module.weight, std=0.02)
-                nn.init.zeros_(module.bias)
-            else:
-                module.reset_parameters()
 
     def _load_from_state_dict(self, state_dict, prefix, *args, **kwargs) -> None:
         for name, value in state_dict.items():

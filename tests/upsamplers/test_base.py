@@ -58,6 +58,20 @@ def test_a_smaller_target_is_cropped_at_the_end(size):
     assert up.called_with == (None, (8, 10)), "exactly s times is computed"
 
 
+@pytest.mark.parametrize("size", [(9, 10), (8, 11), (9, 11), (7, 11)], ids=str)
+def test_of_a_larger_target_the_last_row_or_column_is_repeated(size):
+    up = Repeat(3)
+    full = up(X)
+    out = up(X, size=size)
+    assert up.called_with == (None, (8, 10)), "exactly s times is computed"
+    assert out.shape == (2, 3, *size)
+    assert torch.equal(out[:, :, :8, :10], full[:, :, : size[0]])
+    if size[0] == 9:
+        assert torch.equal(out[:, :, 8], out[:, :, 7])
+    if size[1] == 11:
+        assert torch.equal(out[..., 10], out[..., 9])
+
+
 def test_the_target_is_the_guides_size():
     up = Repeat(3)
     guide = torch.zeros(2, 7, 8, 9)
@@ -83,13 +97,23 @@ def test_a_guide_is_padded_at_its_end_where_the_result_is_cropped():
     assert torch.equal(out, Repeat(3, 3)(X)[:, :, :10, :14])
 
 
+def test_a_guide_is_cropped_at_its_end_where_the_result_is_repeated():
+    up = Guided(3, 3, guide_channels=1)
+    guide = torch.arange(14.0 * 16).view(1, 1, 14, 16).repeat(2, 1, 1, 1)
+    out = up(X, guide)
+    seen, size = up.called_with
+    assert size == (12, 15) and torch.equal(seen, guide[:, :, :12, :15])
+    full = Repeat(3, 3)(X)
+    assert torch.equal(out, full[:, :, [*range(12), 11, 11]][..., [*range(15), 14]])
+
+
 def test_a_guide_that_fits_is_passed_as_it_is():
     up, guide = Guided(3), torch.randn(2, 3, 8, 10)
     up(X, guide)
     assert up.called_with[0] is guide
 
 
-SIZES = [(6, 10), (8, 8), (9, 10), (8, 11), (0, 10), (4, 5), (80, 100)]
+SIZES = [(6, 10), (8, 8), (10, 10), (8, 12), (0, 10), (4, 5), (80, 100)]
 
 
 @pytest.mark.parametrize("size", SIZES, ids=str)
@@ -97,16 +121,28 @@ def test_other_targets_are_refused(size):
     message = (
         rf"Repeat: cannot reach size \({size[0]}, {size[1]}\) from \(4, 5\): with scale_factor"
     )
-    with pytest.raises(ValueError, match=message + r" 2 the target is \(8, 10\)"):
+    accepted = r" 2 the target is \(8, 10\), or differs by less than 2 on an axis; pad the images"
+    with pytest.raises(ValueError, match=message + accepted + r".* \(size_divisor, in mmdet"):
         Repeat(3)(X, size=size)
     with pytest.raises(ValueError, match=message.replace("Repeat", "Guided")):
         Guided(3)(X, torch.zeros(2, 3, *size))
 
 
-def test_a_crop_may_be_as_large_as_s_minus_1():
-    assert Repeat(3, 4)(X, size=(13, 17)).shape == (2, 3, 13, 17)
-    with pytest.raises(ValueError, match=r"\(12, 17\).*\(16, 20\), or less than 4 smaller"):
-        Repeat(3, 4)(X, size=(12, 17))
+def test_targets_may_differ_by_as_much_as_s_minus_1():
+    for size in [(13, 17), (19, 23), (13, 23)]:
+        assert Repeat(3, 4)(X, size=size).shape == (2, 3, *size)
+    for height, width in [(12, 17), (20, 23), (19, 24), (13, 16)]:
+        message = rf"\({height}, {width}\).*\(16, 20\), or differs by less than 4 on an axis"
+        with pytest.raises(ValueError, match=message):
+            Repeat(3, 4)(X, size=(height, width))
+
+
+def test_a_result_of_another_size_than_was_asked_for_is_not_hidden():
+    class Wrong(Repeat):
+        def upsample(self, x, guide, size):
+            return super().upsample(x, guide, size)[..., :-1]
+
+    assert Wrong(3)(X).shape == (2, 3, 8, 9)
 
 
 FORWARD_ERRORS = {
@@ -140,6 +176,7 @@ FORWARD_ERRORS = {
     ),
     "one-number": (Repeat, (X,), dict(size=(8,)), ValueError, r"\(height, width\), got \(8,\)"),
     "integer-size": (Repeat, (X,), dict(size=8), ValueError, r"\(height, width\), got 8"),
+    "bool-size": (Repeat, (X,), dict(size=(True, 10)), ValueError, r"width\), got \(True, 10"),
     "float-size": (Repeat, (X,), dict(size=(7.5, 10)), ValueError, r"\(height, width\), got \(7.5"),
 }
 
@@ -169,7 +206,8 @@ CONSTRUCTOR_ERRORS = {
     "unknown": (
         dict(scale=2),
         TypeError,
-        r"has no argument 'scale' \(given 2\).*accepts in_channels, scale_factor, guide_channels",
+        r"has no argument 'scale' \(given 2\) \(did you mean 'scale_factor'\?\); it accepts "
+        "in_channels, scale_factor, guide_channels",
     ),
 }
 
@@ -198,6 +236,25 @@ def test_a_class_may_hand_its_keywords_on():
 def test_the_channels_of_the_guide_default_to_those_of_x():
     assert Repeat(3).guide_channels == 3
     assert Repeat(3, guide_channels=7).guide_channels == 7
+
+
+def test_initial_weights_are_those_of_the_layers_unless_a_class_says_otherwise():
+    up = Weighted(3)
+    for method in (up.init_weights, up.reset_parameters):
+        with torch.no_grad():
+            up.conv.weight.fill_(77)
+        torch.manual_seed(1)
+        method()
+        torch.manual_seed(1)
+        assert torch.equal(up.conv.weight, nn.Conv2d(3, 3, 1).weight)
+
+    class Ones(Weighted):
+        def init_weights(self):
+            nn.init.ones_(self.conv.weight)
+
+    up = Ones(3)
+    up.reset_parameters()
+    assert torch.equal(up.conv.weight, torch.ones(3, 3, 1, 1))
 
 
 def test_upsample_must_be_written():

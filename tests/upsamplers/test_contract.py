@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from mmdysample import Upsampler, build_upsampler, list_upsamplers
 from mmdysample.registry import get_upsampler
-from tests.utils import assert_close, needs_compiler, randomize
+from tests.utils import assert_close, assert_close_on_average, needs_compiler, randomize
 
 IN_CHANNELS = 32
 GUIDE_CHANNELS = 64
@@ -90,36 +90,62 @@ def test_a_sample_does_not_depend_on_the_rest_of_the_batch(name, cfg, device):
     assert_close(run(up, *inputs)[1:2], alone)
 
 
+def fit(t: Tensor, height: int, width: int) -> Tensor:
+    """The first rows and columns, and the last one again for each that is missing."""
+    rows = [min(row, t.shape[2] - 1) for row in range(height)]
+    columns = [min(column, t.shape[3] - 1) for column in range(width)]
+    return t[:, :, rows][:, :, :, columns]
+
+
 @every_case_of_fixed_size
-@pytest.mark.parametrize("short", [(1, 0), (0, 1), (1, 1)], ids=str)
-def test_an_odd_target_is_the_crop_of_the_full_result(name, cfg, short, device):
+@pytest.mark.parametrize("more", [(-1, 0), (0, -1), (-1, -1), (1, 0), (0, 1), (1, -1)], ids=str)
+def test_an_odd_target_is_the_full_result_cropped_or_repeated(name, cfg, more, device):
     up = randomize(build(name, cfg, device)).eval()
     s = up.scale_factor
-    size = (s * HEIGHT - short[0], s * WIDTH - short[1])
+    size = (s * HEIGHT + more[0], s * WIDTH + more[1])
     x, *guide = make_inputs(up, size=size, device=device)
     guide = guide[0] if guide else torch.randn(2, 3, *size, device=device)
     out = up(x, guide)
     assert out.shape == (2, up.in_channels, *size)
     if up.guided:
-        full_guide = guide[:, :, [*range(size[0]), *[-1] * short[0]]]
-        full_guide = full_guide[:, :, :, [*range(size[1]), *[-1] * short[1]]]
-        full = up(x, full_guide)
+        full = up(x, fit(guide, s * HEIGHT, s * WIDTH))
     else:
         full = up(x)
         assert torch.equal(up(x, size=size), out)
-    assert_close(out, full[:, :, : size[0], : size[1]])
+    assert_close(out, fit(full, *size))
 
 
 @every_case_of_fixed_size
 def test_other_targets_are_refused(name, cfg):
     up = build(name, cfg)
-    full = (up.scale_factor * HEIGHT, up.scale_factor * WIDTH)
-    for height, width in [(full[0] + 1, full[1]), (full[0], full[1] - up.scale_factor), (0, 0)]:
-        guide = torch.zeros(2, up.guide_channels, height, width)
+    s, (height, width) = up.scale_factor, (HEIGHT, WIDTH)
+    full = (s * height, s * width)
+    for size in [(full[0] + s, full[1]), (full[0], full[1] - s), (0, 0)]:
+        guide = torch.zeros(2, up.guide_channels, *size)
         with pytest.raises(ValueError) as error:
             up(make_inputs(up)[0], guide)
-        for part in (name, str((height, width)), str((HEIGHT, WIDTH)), str(full)):
+        for part in (name, str(size), str((height, width)), str(full), "size_divisor"):
             assert part in str(error.value)
+
+
+@every_case
+@pytest.mark.parametrize("size", [(10, 14), (9, 15)], ids=str)
+def test_an_empty_batch_trains(name, cfg, size, device):
+    """As a batch without regions of interest gives."""
+    up = randomize(build(name, cfg, device))
+    before = copy.deepcopy(up.state_dict())
+    inputs = make_inputs(up, batch=0, size=size, device=device)
+    inputs = [t.requires_grad_() for t in inputs]
+    out = run(up, *inputs, size=size)
+    assert out.shape == (0, up.in_channels, *size) and out.dtype == inputs[0].dtype
+    out.sum().backward()
+    for value in inputs:
+        assert value.grad.shape == value.shape
+    for key, parameter in up.named_parameters():
+        assert parameter.grad is not None and not parameter.grad.any(), key
+    for key, value in up.state_dict().items():
+        counts = key.endswith("num_batches_tracked")  # PyTorch counts the batch, empty as it is
+        assert counts or torch.equal(value, before[key]), f"{key} is as it was"
 
 
 @pytest.mark.parametrize("name", ANY_SIZE)
@@ -191,6 +217,47 @@ def test_constructor_errors_name_what_is_accepted(name):
 
 
 @every_class
+def test_integers_of_numpy_are_integers(name):
+    np = pytest.importorskip("numpy", reason="needs NumPy: pip install numpy")
+    place = dict(in_channels=IN_CHANNELS, scale_factor=2, guide_channels=GUIDE_CHANNELS)
+    expected = get_upsampler(name)(**place)
+    up = get_upsampler(name)(**{key: np.int64(value) for key, value in place.items()})
+    for key in place:
+        assert type(getattr(up, key)) is int
+    assert repr(up) == repr(expected)
+    up.load_state_dict(expected.state_dict())
+    inputs = make_inputs(up)
+    size = (np.int64(10), np.int64(13))
+    inputs = inputs[:1] + tuple(guide[..., :13] for guide in inputs[1:])
+    assert_close(run(up, *inputs, size=size), run(expected, *inputs, size=(10, 13)))
+    for key in place:
+        for wrong in (True, np.True_, np.float64(32)):
+            with pytest.raises(TypeError, match=f"{key} must be an integer >= 1, got "):
+                get_upsampler(name)(**place | {key: wrong})
+
+
+OTHER_AUTHORS_NAMES = [
+    ("DySample", "scale", "scale_factor"),
+    ("DySample", "channels", "in_channels"),
+    ("PixelShuffle", "upscale_factor", "scale_factor"),
+    ("CARAFE", "channels", "in_channels"),
+    ("CARAFE", "kernel_size", "up_kernel"),
+    ("CARAFE", "encode_kernel_size", "encoder_kernel"),
+    ("CARAFE", "groups", "up_group"),
+    ("SAPA", "up_kernel_size", "kernel_size"),
+    ("SAPA", "dim", "embedding_dim"),
+    ("FADE", "up_kernel_size", "kernel_size"),
+]
+
+
+@pytest.mark.parametrize(("name", "theirs", "ours"), OTHER_AUTHORS_NAMES)
+def test_other_authors_argument_names_are_answered_with_ours(name, theirs, ours):
+    message = rf"^{name} has no argument '{theirs}' .*did you mean '{ours}'\?"
+    with pytest.raises(TypeError, match=message):
+        get_upsampler(name)(**dict(in_channels=IN_CHANNELS) | {theirs: 2})
+
+
+@every_class
 def test_an_unknown_keyword_is_answered_with_the_accepted_ones(name):
     message = (
         rf"^{name} has no argument 'scale_factors' \(given 2\) \(did you mean 'scale_factor'\?\); "
@@ -217,7 +284,8 @@ def test_half_precision_is_close_to_float32(name, cfg, dtype, device):
     # the same rounded weights and inputs
     full = copy.deepcopy(half).float()
     inputs = make_inputs(half, device=device, dtype=dtype)
-    assert_close(run(half, *inputs), run(full, *(t.float() for t in inputs)))
+    out = run(half, *inputs)
+    assert_close_on_average(out, run(full, *(t.float() for t in inputs)))
 
 
 @every_case
@@ -229,7 +297,7 @@ def test_autocast(name, cfg, dtype, device):
     with torch.autocast(device, dtype=torch.bfloat16):
         out = run(up, *(t.to(dtype) for t in inputs))
     assert out.dtype == dtype
-    assert_close(out, expected, dtype=torch.bfloat16)
+    assert_close_on_average(out, expected, dtype=torch.bfloat16)
 
 
 @every_case
@@ -309,6 +377,56 @@ def test_init_weights_can_be_called_again(name, cfg, device):
             assert torch.equal(first, second), f"{key} is a constant at first"
 
 
+def spoil(module: nn.Module) -> None:
+    """Values that no initialisation leaves."""
+    for value in [*module.parameters(), *module.buffers()]:
+        with torch.no_grad():
+            value.fill_(float("nan") if value.is_floating_point() else 77)
+
+
+def materialize_as_fsdp_does(up: nn.Module, device: str) -> None:
+    """Parents first, each module that has parameters or buffers of its own."""
+    for module in up.modules():
+        if [*module.parameters(recurse=False), *module.buffers(recurse=False)]:
+            module.to_empty(device=device, recurse=False)
+            for value in [*module._parameters.values(), *module._buffers.values()]:
+                if value is not None:
+                    with torch.no_grad():
+                        value.fill_(float("nan") if value.is_floating_point() else 77)
+            module.reset_parameters()
+
+
+def materialize(method: str) -> Callable[[nn.Module, str], None]:
+    def at_once(up: nn.Module, device: str) -> None:
+        up.to_empty(device=device)
+        spoil(up)
+        getattr(up, method)()
+
+    return at_once
+
+
+MATERIALIZATIONS = {
+    "init_weights": materialize("init_weights"),
+    "reset_parameters": materialize("reset_parameters"),
+    "module by module": materialize_as_fsdp_does,
+}
+
+
+@every_case
+@pytest.mark.parametrize("how", MATERIALIZATIONS)
+def test_weights_of_the_meta_device_are_initialized_completely(name, cfg, how, device):
+    torch.manual_seed(1)
+    expected = build(name, cfg).state_dict()
+    with torch.device("meta"):
+        up = build(name, cfg, "meta")
+    torch.manual_seed(1)
+    MATERIALIZATIONS[how](up, "cpu")
+    actual = up.state_dict()
+    assert actual.keys() == expected.keys()
+    for key, value in actual.items():
+        assert value.dtype == expected[key].dtype and torch.equal(value, expected[key]), key
+
+
 @every_case
 def test_state_dict_roundtrip(name, cfg, device):
     up = randomize(build(name, cfg, device)).eval()
@@ -362,7 +480,39 @@ def test_compiles_in_one_graph(name, cfg, device):
     assert_close(*outs)
     for expected, actual in zip(*grads, strict=True):
         torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-4)
-    assert_close(compiled(inputs[0].detach(), guide, size=(9, 14)), outs[0])
+
+
+@every_class
+def test_compiles_with_a_guide_and_a_target_size_at_any_size(name, device):
+    up = randomize(build(name, device=device)).eval()
+    torch.compiler.reset()
+    compiled = torch.compile(up, fullgraph=True, backend="eager")
+    for height, width in [(5, 7), (6, 9)]:  # from the second on, sizes are left open
+        size = (2 * height - 1, 2 * width + 1)
+        inputs = make_inputs(up, height=height, width=width, size=size, device=device)
+        guide = inputs[1] if up.guided else torch.zeros(2, 1, *size, device=device)
+        assert_close(compiled(inputs[0], guide, size=size), up(inputs[0], guide))
+
+
+@pytest.mark.parametrize("cls", ["DySample", "Bilinear"])
+def test_compiles_with_a_target_size_alone_at_any_size(cls, device):
+    up = randomize(build(cls, device=device)).eval()
+    torch.compiler.reset()
+    compiled = torch.compile(up, fullgraph=True, backend="eager")
+    for height, width in [(5, 7), (6, 9)]:
+        size = [2 * height + 1, 2 * width - 1]
+        (x,) = make_inputs(up, height=height, width=width, device=device)
+        assert_close(compiled(x, size=size), up(x, size=size))
+
+
+@every_class
+def test_exports_strictly_with_a_guide_and_a_target_size(name, device):
+    up = randomize(build(name, device=device)).eval()
+    size = (9, 15)
+    inputs = make_inputs(up, size=size, device=device)
+    guide = inputs[1] if up.guided else torch.zeros(2, 1, *size, device=device)
+    exported = torch.export.export(up, (inputs[0], guide), dict(size=size), strict=True).module()
+    assert_close(exported(inputs[0], guide, size=size), up(inputs[0], guide))
 
 
 @needs_compiler

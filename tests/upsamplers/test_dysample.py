@@ -197,6 +197,27 @@ def test_initial_weights(variant):
         assert not up.scope.weight.any() and up.scope.bias is None
 
 
+@pytest.mark.parametrize("dyscope", [False, True])
+@pytest.mark.parametrize(("style", "groups"), [("lp", 16), ("pl", 64)])
+def test_initial_offsets_have_the_spread_that_the_docstring_derives(style, groups, dyscope):
+    """0.25 * 0.001 * |x|, by thousands of offsets of one pixel of large features."""
+    s = 8
+    up = DySample(4096, s, style, groups, dyscope)
+    x = 30 * torch.randn(1, 4096, 1, 1)
+    moved = (up.sampling_offset(x) - up.init_pos).view(2 * groups, s * s)
+    if style == "lp":
+        expected = 0.25 * 0.001 * x.norm()
+    else:  # each sub-pixel sees the channels that pixel-shuffle would give it
+        expected = 0.25 * 0.001 * x.view(-1, s * s).norm(dim=0)
+        moved = moved / expected
+        expected = torch.tensor(1.0)
+    assert expected > 0.4, "not within a thousandth of a pixel"
+    # The deviation is estimated from n values within expected / sqrt(2 * n), but for one in 2.
+    error = moved.pow(2).mean().sqrt() / expected - 1
+    weights_drawn = up.offset.weight.shape[0]
+    assert abs(error) < 4 / (2 * weights_drawn) ** 0.5
+
+
 def test_the_scope_starts_at_the_static_factor():
     """0.5 * sigmoid(0) = 0.25."""
     static, dynamic = DySample(8), DySample(8, dyscope=True)
@@ -219,13 +240,53 @@ def test_init_pos_is_saved_in_the_authors_order(s, centres, groups):
     assert_close(saved.flatten(), torch.tensor([*along_x, *along_y], dtype=torch.float32))
 
 
-def test_init_pos_is_read_from_checkpoints():
+@pytest.mark.parametrize(
+    ("saved", "ours"), [("bilinear", "nearest"), ("nearest", "bilinear")], ids=str
+)
+@pytest.mark.parametrize("s", [2, 3])
+@pytest.mark.parametrize("strict", [True, False])
+def test_a_checkpoint_of_other_initial_positions_is_refused(strict, s, saved, ours):
+    state = nn.ModuleDict(dict(up=DySample(8, s, initial_position=saved))).state_dict()
+    model = nn.ModuleDict(dict(up=DySample(8, s, initial_position=ours)))
+    message = (
+        rf"the checkpoint's up\.init_pos is that of initial_position='{saved}', but this DySample "
+        f"has initial_position='{ours}'; set initial_position='{saved}'"
+    )
+    with pytest.raises(ValueError, match=message):
+        model.load_state_dict(state, strict=strict)
+
+
+@pytest.mark.parametrize("value", [0.2, float("nan")])
+def test_a_checkpoint_of_unknown_initial_positions_is_refused(value):
     up = DySample(8)
-    state = up.state_dict() | {"init_pos": torch.zeros_like(up.init_pos)}
-    up.load_state_dict(state)
-    nn.init.zeros_(up.offset.weight)
-    x = torch.randn(2, 8, 4, 5)
-    assert_close(up(x), F.interpolate(x, scale_factor=2))
+    state = up.state_dict() | {"init_pos": torch.full_like(up.init_pos, value)}
+    message = "init_pos is of no known initial_position .'bilinear' or 'nearest'.*cannot be used"
+    with pytest.raises(ValueError, match=message):
+        up.load_state_dict(state)
+
+
+@pytest.mark.parametrize("assign", [False, True])
+@pytest.mark.parametrize("s", [1, 2, 3, 5, 7])
+@pytest.mark.parametrize(
+    "dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64], ids=str
+)
+@pytest.mark.parametrize("initial_position", ["bilinear", "nearest"])
+def test_checkpoints_of_any_precision_load_with_exact_positions(initial_position, dtype, s, assign):
+    expected = DySample(4, s, initial_position=initial_position)
+    state = {name: value.to(dtype) for name, value in expected.state_dict().items()}
+    up = DySample(4, s, initial_position=initial_position)
+    up.init_pos.zero_()
+    up.load_state_dict(state, assign=assign)
+    assert torch.equal(up.init_pos.float(), expected.init_pos)
+    assert up.init_pos.dtype == (
+        torch.float64 if assign and dtype == torch.float64 else torch.float32
+    )
+
+
+def test_init_pos_of_another_shape_is_pytorchs_own_error():
+    up, other = DySample(8), DySample(8, groups=2)
+    with pytest.raises(RuntimeError, match="size mismatch for init_pos"):
+        up.load_state_dict(other.state_dict())
 
 
 CONVERSIONS = {
