@@ -60,6 +60,13 @@ def assert_close_on_average(
     assert error < TOLERANCES[dtype or actual.dtype], f"a relative error of {error}"
 
 
+def fit(x: Tensor, height: int, width: int) -> Tensor:
+    """The first rows and columns, and the last one again for each that is missing."""
+    rows = [min(row, x.shape[2] - 1) for row in range(height)]
+    columns = [min(column, x.shape[3] - 1) for column in range(width)]
+    return x[:, :, rows][:, :, :, columns]
+
+
 def randomize(module: nn.Module, std: float = 0.1) -> nn.Module:
     """Give every parameter random values, so that no term of the result is zero or symmetric."""
     with torch.no_grad():

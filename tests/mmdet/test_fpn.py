@@ -16,19 +16,20 @@ from mmdysample import DySample, Nearest
 from mmdysample.mmdet import UpsampleFPN
 from tests.loaders import LENIENT, LOADERS
 from tests.reference.dysample import dysample_torch
-from tests.utils import DYSAMPLE_VARIANTS, assert_close, randomize
+from tests.utils import DYSAMPLE_VARIANTS, assert_close, fit, randomize
 
 IN_CHANNELS = [8, 16, 24, 32]
 OUT_CHANNELS = 16
 SIZES = {
     "even": [(32, 48), (16, 24), (8, 12), (4, 6)],
     "odd": [(41, 61), (21, 31), (11, 16), (6, 8)],
+    "floored": [(67, 45), (33, 22), (16, 11), (8, 5)],
 }
 VARIANTS = {name: dict(type="DySample", **cfg) for name, cfg in DYSAMPLE_VARIANTS.items()}
 
 
 def make_inputs(sizes="odd", batch=2) -> list[Tensor]:
-    """As a backbone gives them: fine to coarse, each half as large, rounded up."""
+    """As a backbone gives them: fine to coarse, each half as large, rounded up or down."""
     shapes = zip(IN_CHANNELS, SIZES[sizes], strict=True)
     return [torch.randn(batch, channels, *size) for channels, size in shapes]
 
@@ -153,7 +154,7 @@ def test_extra_levels_have_the_layers_of_the_others(no_norm_on_lateral):
 @pytest.mark.parametrize("extra_levels", [False, True], ids=["three-stage", "four-stage"])
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_each_stage_upsamples_what_it_should(variant, extra_levels, sizes):
-    """Stage N climbs from lateral N + 1 to lateral N, coarse to fine, cropped at the end."""
+    """Stage N climbs from lateral N + 1 to lateral N, coarse to fine, fitted at the end."""
     neck = make(upsample_cfg=VARIANTS[variant], top_down_extra_levels=extra_levels)
     inputs = make_inputs(sizes)
     laterals = [conv(x) for conv, x in zip(neck.lateral_convs, inputs, strict=False)]
@@ -168,8 +169,7 @@ def test_each_stage_upsamples_what_it_should(variant, extra_levels, sizes):
         fine = dysample_torch(
             expected[0], up.offset.weight, up.offset.bias, *scope, groups=up.groups, style=up.style
         )
-        height, width = laterals[n].shape[2:]
-        expected.insert(0, laterals[n] + fine[:, :, :height, :width])
+        expected.insert(0, laterals[n] + fit(fine, *laterals[n].shape[2:]))
     expected = [conv(x) for conv, x in zip(neck.fpn_convs, expected, strict=True)]
     if not extra_levels:
         expected.append(expected[-1][:, :, ::2, ::2])

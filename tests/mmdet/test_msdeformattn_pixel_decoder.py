@@ -19,13 +19,14 @@ from mmdysample.mmdet import UpsampleMSDeformAttnPixelDecoder
 from tests.loaders import LENIENT
 from tests.mmdet.test_pixel_decoder import assert_bit_equal
 from tests.reference.dysample import dysample_torch
-from tests.utils import DYSAMPLE_VARIANTS, assert_close, randomize
+from tests.utils import DYSAMPLE_VARIANTS, assert_close, fit, randomize
 
 CHANNELS = 32
 OUT_CHANNELS = 40
 SIZES = {
     "even": [(16, 24), (8, 12), (4, 6), (2, 3)],
     "odd": [(21, 31), (11, 16), (6, 8), (3, 4)],
+    "floored": [(35, 25), (17, 12), (8, 6), (4, 3)],
 }
 VARIANTS = {name: dict(type="DySample", **cfg) for name, cfg in DYSAMPLE_VARIANTS.items()}
 # levels of the backbone, levels that the encoder takes
@@ -38,7 +39,7 @@ def in_channels(levels=4, encoded=3) -> list[int]:
 
 
 def make_inputs(sizes="odd", levels=4, encoded=3, batch=2) -> list[Tensor]:
-    """As a backbone gives them: fine to coarse, each half as large, rounded up."""
+    """As a backbone gives them: fine to coarse, each half as large, rounded up or down."""
     shapes = zip(in_channels(levels, encoded), SIZES[sizes][:levels], strict=True)
     return [torch.randn(batch, channels, *size) for channels, size in shapes]
 
@@ -89,7 +90,7 @@ def test_other_numbers_of_outputs_are_mmdets(num_outs):
 @pytest.mark.parametrize("layout", ["mask2former", "two-stages"])
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_each_stage_upsamples_what_it_should(variant, layout, sizes):
-    """From the encoder's finest level up, cropped at the end."""
+    """From the encoder's finest level up, fitted at the end."""
     levels, encoded = LAYOUTS[layout]
     # in float64, and moving by whole pixels
     decoder = make(levels=levels, encoded=encoded, upsample_cfg=VARIANTS[variant]).double()
@@ -104,7 +105,7 @@ def test_each_stage_upsamples_what_it_should(variant, layout, sizes):
             y, up.offset.weight, up.offset.bias, *scope, groups=up.groups, style=up.style
         )
         lateral = decoder.lateral_convs[n](inputs[n])
-        y = decoder.output_convs[n](lateral + fine[:, :, : lateral.shape[2], : lateral.shape[3]])
+        y = decoder.output_convs[n](lateral + fit(fine, *lateral.shape[2:]))
     assert_close(mask_feature, decoder.mask_feature(y))
 
 

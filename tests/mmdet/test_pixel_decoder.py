@@ -26,7 +26,7 @@ from mmdysample.mmdet import (
 )
 from tests.loaders import LENIENT
 from tests.reference.dysample import dysample_torch
-from tests.utils import DYSAMPLE_VARIANTS, assert_close, randomize
+from tests.utils import DYSAMPLE_VARIANTS, assert_close, fit, randomize
 
 IN_CHANNELS = [8, 16, 24, 48]
 CHANNELS = 32
@@ -34,6 +34,7 @@ OUT_CHANNELS = 40
 SIZES = {
     "even": [(32, 48), (16, 24), (8, 12), (4, 6)],
     "odd": [(41, 61), (21, 31), (11, 16), (6, 8)],
+    "floored": [(67, 45), (33, 22), (16, 11), (8, 5)],
 }
 VARIANTS = {name: dict(type="DySample", **cfg) for name, cfg in DYSAMPLE_VARIANTS.items()}
 ENCODER = ConfigDict(
@@ -56,7 +57,7 @@ every_size = pytest.mark.parametrize("sizes", SIZES)
 
 
 def make_inputs(sizes="odd", batch=2) -> list[Tensor]:
-    """As a backbone gives them: fine to coarse, each half as large, rounded up."""
+    """As a backbone gives them: fine to coarse, each half as large, rounded up or down."""
     shapes = zip(IN_CHANNELS, SIZES[sizes], strict=True)
     return [torch.randn(batch, channels, *size) for channels, size in shapes]
 
@@ -131,7 +132,7 @@ def test_fewer_levels(levels):
 @pytest.mark.parametrize("variant", VARIANTS)
 @every_host
 def test_each_stage_upsamples_what_it_should(host, variant, sizes):
-    """Stage N climbs from level N + 1 to lateral N, coarse to fine, cropped at the end."""
+    """Stage N climbs from level N + 1 to lateral N, coarse to fine, fitted at the end."""
     # in float64, and moving by whole pixels: stages that changed places would show
     decoder = make(host, upsample_cfg=VARIANTS[variant]).eval().double()
     inputs, metas = [x.double() for x in make_inputs(sizes)], make_metas(sizes)
@@ -148,7 +149,7 @@ def test_each_stage_upsamples_what_it_should(host, variant, sizes):
             y, up.offset.weight, up.offset.bias, *scope, groups=up.groups, style=up.style
         )
         lateral = decoder.lateral_convs[n](inputs[n])
-        y = decoder.output_convs[n](lateral + fine[:, :, : lateral.shape[2], : lateral.shape[3]])
+        y = decoder.output_convs[n](lateral + fit(fine, *lateral.shape[2:]))
     assert_close(mask_feature, decoder.mask_feature(y))
 
 

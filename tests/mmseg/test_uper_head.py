@@ -16,19 +16,20 @@ from mmdysample import Nearest, list_upsamplers
 from mmdysample.mmseg import UpsampleUPerHead
 from tests.loaders import LENIENT
 from tests.reference.dysample import dysample_torch
-from tests.utils import DYSAMPLE_VARIANTS, assert_close, randomize
+from tests.utils import DYSAMPLE_VARIANTS, assert_close, fit, randomize
 
 IN_CHANNELS = [8, 16, 24, 48]
 CHANNELS = 32
 SIZES = {
     "even": [(32, 48), (16, 24), (8, 12), (4, 6)],
     "odd": [(41, 61), (21, 31), (11, 16), (6, 8)],
+    "floored": [(67, 45), (33, 22), (16, 11), (8, 5)],
 }
 VARIANTS = {name: dict(type="DySample", **cfg) for name, cfg in DYSAMPLE_VARIANTS.items()}
 
 
 def make_inputs(sizes="odd", batch=2) -> list[Tensor]:
-    """As a backbone gives them: fine to coarse, each half as large, rounded up."""
+    """As a backbone gives them: fine to coarse, each half as large, rounded up or down."""
     shapes = zip(IN_CHANNELS, SIZES[sizes], strict=True)
     return [torch.randn(batch, channels, *size) for channels, size in shapes]
 
@@ -81,15 +82,14 @@ def climb(head: nn.Module, inputs: list[Tensor]) -> list[Tensor]:
         fine = dysample_torch(
             path[0], up.offset.weight, up.offset.bias, *scope, groups=up.groups, style=up.style
         )
-        height, width = laterals[n].shape[2:]
-        path.insert(0, laterals[n] + fine[:, :, :height, :width])
+        path.insert(0, laterals[n] + fit(fine, *laterals[n].shape[2:]))
     return path
 
 
 @pytest.mark.parametrize("sizes", SIZES)
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_each_stage_upsamples_what_it_should(variant, sizes):
-    """Stage N climbs from level N + 1 to lateral N, coarse to fine, cropped at the end."""
+    """Stage N climbs from level N + 1 to lateral N, coarse to fine, fitted at the end."""
     # in float64, and moving by whole pixels: stages that changed places would show
     head = randomize(make(upsample_cfg=VARIANTS[variant]).eval().double(), 0.4)
     inputs = [x.double() for x in make_inputs(sizes)]

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from mmdysample import Upsampler, build_upsampler, list_upsamplers
 from mmdysample.registry import get_upsampler
-from tests.utils import assert_close, assert_close_on_average, needs_compiler, randomize
+from tests.utils import assert_close, assert_close_on_average, fit, needs_compiler, randomize
 
 IN_CHANNELS = 32
 GUIDE_CHANNELS = 64
@@ -88,13 +88,6 @@ def test_a_sample_does_not_depend_on_the_rest_of_the_batch(name, cfg, device):
     inputs = make_inputs(up, batch=3, device=device)
     alone = run(up, *(t[1:2] for t in inputs))
     assert_close(run(up, *inputs)[1:2], alone)
-
-
-def fit(t: Tensor, height: int, width: int) -> Tensor:
-    """The first rows and columns, and the last one again for each that is missing."""
-    rows = [min(row, t.shape[2] - 1) for row in range(height)]
-    columns = [min(column, t.shape[3] - 1) for column in range(width)]
-    return t[:, :, rows][:, :, :, columns]
 
 
 @every_case_of_fixed_size
