@@ -123,7 +123,7 @@ def test_bilinear_is_mmdets_fpn_with_bilinear(add_extra_convs, sizes):
     assert_bit_equal(ours, upstream, make_inputs(sizes))
 
 
-@pytest.mark.parametrize("sizes", SIZES)
+@pytest.mark.parametrize("sizes", ["even", "odd"])  # FPN_CARAFE takes no others
 @pytest.mark.parametrize(
     "layers", [{}, LAYERS["batch-norm"], LAYERS["group-norm-relu"]], ids=["plain", "bn", "gn-relu"]
 )
