@@ -235,8 +235,11 @@ def one_of(name: str, value: str, accepted: Sequence[str]) -> str:
     return value
 
 
+_INTEGERS = (Integral, torch.SymInt)
+
+
 def _is_integer(value: object) -> bool:
-    return isinstance(value, Integral | torch.SymInt) and not isinstance(value, bool)
+    return isinstance(value, _INTEGERS) and not isinstance(value, bool)
 
 
 def _fit(x: Tensor, size: tuple[int, int]) -> Tensor:
@@ -244,8 +247,8 @@ def _fit(x: Tensor, size: tuple[int, int]) -> Tensor:
     if (x.shape[2], x.shape[3]) == size:
         return x
     x = x[:, :, : size[0], : size[1]]
-    missing = (0, size[1] - x.shape[3], 0, size[0] - x.shape[2])
-    return F.pad(x, missing, mode="replicate") if any(missing) else x
+    below, right = size[0] - x.shape[2], size[1] - x.shape[3]
+    return F.pad(x, (0, right, 0, below), mode="replicate") if below or right else x
 
 
 def _autocast_converts(x: Tensor) -> bool:

@@ -393,6 +393,13 @@ def test_errors_name_what_is_accepted(name):
         DySample(32, **kwargs)
 
 
+def test_numbers_of_numpy_are_numbers():
+    np = pytest.importorskip("numpy", reason="needs NumPy: pip install numpy")
+    up = DySample(np.int64(32), groups=np.int32(8), scope_factor=np.float32(0.5))
+    assert repr(up) == repr(DySample(32, groups=8, scope_factor=0.5))
+    assert up(torch.randn(1, 32, 3, 4)).shape == (1, 32, 6, 8)
+
+
 def test_pl_needs_channels_divisible_by_s2():
     with pytest.raises(ValueError, match="divisible by"):
         DySample(6, style="pl", groups=2)
