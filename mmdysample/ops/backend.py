@@ -28,6 +28,7 @@ import torch
 from torch import Tensor
 
 from mmdysample.errors import InvalidValue
+from mmdysample.ops.tracing import is_compiling
 
 BACKENDS = ("auto", "torch", "triton")
 VARIABLE = "MMDYSAMPLE_BACKEND"
@@ -70,8 +71,6 @@ _backend = os.environ.get(VARIABLE, "auto")
 _unusable = _why_triton_is_unusable()
 _interpreted = os.environ.get("TRITON_INTERPRET") == "1"
 _capable: dict[int | None, bool] = {}
-
-_is_compiling = getattr(torch.compiler, "is_compiling", None) or torch._utils.is_compiling
 
 
 def get_backend() -> str:
@@ -121,7 +120,7 @@ def uses_triton(operation: str, pixels: int, *maps: Tensor) -> bool:
             f"{VARIABLE}=triton or set_backend('triton') demands Triton for {operation}, "
             f"but {reason}"
         )
-    if not _is_compiling() and _logger.isEnabledFor(logging.DEBUG):
+    if not is_compiling() and _logger.isEnabledFor(logging.DEBUG):
         path = "Triton" if reason is None else f"PyTorch: {reason}"
         shapes = ", ".join(str(tuple(value.shape)) for value in maps)
         _logger.debug("%s of %s by %s", operation, shapes, path)
@@ -143,7 +142,7 @@ def _reason_against(pixels: int, maps: tuple[Tensor, ...]) -> str | None:
             return f"{value.dtype} is not supported"
     if pixels > MOST_PIXELS:
         return f"a channel of the result has more than {MOST_PIXELS} pixels"
-    if not _is_compiling():  # the compiler knows no functorch, and compiles for such GPUs alone
+    if not is_compiling():  # the compiler knows no functorch, and compiles for such GPUs alone
         if torch._C._are_functorch_transforms_active():
             return "functorch transforms are active"
         if kind == "cuda" and not _is_capable(maps[0].device.index):

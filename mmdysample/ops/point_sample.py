@@ -12,8 +12,9 @@ from torch import Tensor
 from mmdysample.errors import InvalidValue
 from mmdysample.ops import point_sample_ops
 from mmdysample.ops.backend import uses_triton
+from mmdysample.ops.checks import check_map, check_same_device, check_windows
 from mmdysample.ops.precision import float32_or_more
-from mmdysample.ops.window_ops import check_map, check_same_device, check_windows, is_exporting
+from mmdysample.ops.tracing import is_exporting
 
 
 def point_sample(x: Tensor, offset: Tensor, scale_factor: int = 2, groups: int = 1) -> Tensor:
