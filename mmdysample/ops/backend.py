@@ -1,8 +1,9 @@
 """Which path computes a primitive: PyTorch's own operators, or fused Triton kernels.
 
 The Triton kernels run on NVIDIA GPUs. They are chosen by the device of the tensors, never by the
-caller's code; a primitive's result does not depend on the path beyond rounding. Which path was
-taken and why is logged at debug level by the logger ``mmdysample``.
+caller's code; a primitive's result does not depend on the path beyond rounding. A kernel that does
+not prove this on the machine at hand is not used (:mod:`kernel_check`). Which path was taken and
+why is logged at debug level by the logger ``mmdysample``.
 
 ``MMDYSAMPLE_BACKEND`` in the environment, :func:`set_backend` and :func:`use_backend` take
 
@@ -28,6 +29,7 @@ import torch
 from torch import Tensor
 
 from mmdysample.errors import InvalidValue
+from mmdysample.ops import kernel_check
 from mmdysample.ops.tracing import is_compiling
 
 BACKENDS = ("auto", "torch", "triton")
@@ -107,7 +109,7 @@ def uses_triton(operation: str, pixels: int, *maps: Tensor) -> bool:
     """Whether the Triton kernels compute ``operation`` on ``maps``.
 
     Args:
-        operation: for the log.
+        operation: "weighted_sum", "inner_product", "scattered_sum" or "point_sample".
         pixels: of a result's channel, s*H * s*W.
         maps: all floating-point tensors that go in; on one device.
 
@@ -115,6 +117,10 @@ def uses_triton(operation: str, pixels: int, *maps: Tensor) -> bool:
         RuntimeError: Triton is demanded and cannot be used.
     """
     reason = _reason_against(pixels, maps)
+    if reason is None:
+        dtypes = tuple([value.dtype for value in maps])
+        device = maps[0].device
+        reason = kernel_check.reason_against(operation, dtypes, device.type, device.index)
     if reason is not None and _backend == "triton":
         raise RuntimeError(
             f"{VARIABLE}=triton or set_backend('triton') demands Triton for {operation}, "
