@@ -14,3 +14,8 @@ def like_layout(like: Tensor, shape: tuple[int, ...], dtype: torch.dtype) -> Ten
     """An uninitialised tensor in the memory format of ``like``."""
     memory_format = torch.channels_last if is_channels_last(like) else torch.contiguous_format
     return torch.empty(shape, dtype=dtype, device=like.device, memory_format=memory_format)
+
+
+def in_layout_of(like: Tensor, x: Tensor) -> Tensor:
+    """A contiguous ``x`` in channels last if ``like`` is."""
+    return x.contiguous(memory_format=torch.channels_last) if is_channels_last(like) else x

@@ -40,8 +40,8 @@ def local_similarity(query: Tensor, key: Tensor, kernel_size: int, scale_factor:
         TypeError: an input that is not floating point, a setting that is not an integer.
         ValueError: shapes or settings that do not fit together.
     """
+    kernel_size, scale_factor, _ = check_windows(kernel_size, scale_factor)
     if not is_exporting():  # whose sizes are symbols
-        check_windows(kernel_size, scale_factor)
         check_map("key", key)
         batch, channels, height, width = key.shape
         expected = (batch, channels, scale_factor * height, scale_factor * width)

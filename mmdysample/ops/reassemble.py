@@ -44,8 +44,8 @@ def reassemble(
         TypeError: an input that is not floating point, a setting that is not an integer.
         ValueError: shapes or settings that do not fit together.
     """
+    kernel_size, scale_factor, groups = check_windows(kernel_size, scale_factor, groups)
     if not is_exporting():  # whose sizes are symbols
-        check_windows(kernel_size, scale_factor, groups)
         check_map("x", x)
         batch, channels, height, width = x.shape
         if channels % groups:

@@ -136,6 +136,7 @@ def use(function) -> tuple[list[Tensor], list[Tensor]]:
     )
 
 
+@pytest.mark.filterwarnings("ignore:was tried again")
 @pytest.mark.parametrize("operation", kernel_check.CASES)
 def test_kernels_prove_themselves_once(operation, monkeypatch):
     random = torch.random.get_rng_state()
@@ -209,7 +210,7 @@ def test_a_compiled_graph_is_made_of_what_is_proved(broken, auto, monkeypatch):
     assert list(kernel_check._found.values()).count(None) == (not broken)
     (graph,) = graphs
     assert ("mmdysample.point_sample" in graph) == (not broken)
-    assert "arange(720" not in graph
+    assert "sin" not in graph  # of the values that a check is made with
 
 
 def test_what_surrounds_the_first_use_does_not_matter(monkeypatch):

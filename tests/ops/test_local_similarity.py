@@ -124,8 +124,13 @@ def test_autocast_does_not_lower_the_precision(device):
 
 
 def test_empty_batch(device):
-    query, key = random_inputs(0, 4, 3, 4, 3, 2, device=device)
-    assert local_similarity(query, key, 3).shape == (0, 9, 6, 8)
+    inputs = [t.requires_grad_() for t in random_inputs(0, 4, 3, 4, 3, 2, device=device)]
+    out = local_similarity(*inputs, 3)
+    assert out.shape == (0, 9, 6, 8)
+    for _ in range(2):
+        grads = torch.autograd.grad(out.sum(), inputs, create_graph=True)
+        assert [t.shape for t in grads] == [t.shape for t in inputs]
+        out = grads[0] * 2 + grads[1].sum()
 
 
 @pytest.mark.parametrize("backward", [0, 1, 2], ids=["forward", "first gradient", "second"])

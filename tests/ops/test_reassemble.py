@@ -151,11 +151,13 @@ def test_views(slices, device):
 
 
 def test_empty_batch(device):
-    x, kernel = random_inputs(0, 4, 3, 4, 3, 2, device=device)
-    x.requires_grad_()
-    out = reassemble(x, kernel, 3)
-    out.sum().backward()
-    assert out.shape == (0, 4, 6, 8) and x.grad.shape == x.shape
+    inputs = [t.requires_grad_() for t in random_inputs(0, 4, 3, 4, 3, 2, device=device)]
+    out = reassemble(*inputs, 3)
+    assert out.shape == (0, 4, 6, 8)
+    for _ in range(2):
+        grads = torch.autograd.grad(out.sum(), inputs, create_graph=True)
+        assert [t.shape for t in grads] == [t.shape for t in inputs]
+        out = grads[0] * 2 + grads[1].sum()
 
 
 @pytest.mark.parametrize("backward", [0, 1, 2], ids=["forward", "first gradient", "second"])
