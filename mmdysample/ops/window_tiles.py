@@ -15,6 +15,7 @@ looking at values would stop the queue, a block is spoilt.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -139,7 +140,7 @@ def has_nonfinite_on_cpu(x: Tensor) -> bool:
     if x.device.type != "cpu":
         return False
     # Both are NaN if any value is. A sum would be faster, but overflows in half precision.
-    return not bool(x.amin().isfinite() & x.amax().isfinite())
+    return not (math.isfinite(x.amin().item()) and math.isfinite(x.amax().item()))
 
 
 def matmul(a: Tensor, b: Tensor, out: Tensor) -> None:
