@@ -30,7 +30,7 @@ from torch import Tensor
 
 from mmdysample.errors import InvalidValue
 from mmdysample.ops import kernel_check
-from mmdysample.ops.tracing import is_compiling
+from mmdysample.ops.tracing import is_compiling, is_transforming
 
 BACKENDS = ("auto", "torch", "triton")
 VARIABLE = "MMDYSAMPLE_BACKEND"
@@ -148,11 +148,11 @@ def _reason_against(pixels: int, maps: tuple[Tensor, ...]) -> str | None:
             return f"{value.dtype} is not supported"
     if pixels > MOST_PIXELS:
         return f"a channel of the result has more than {MOST_PIXELS} pixels"
-    if not is_compiling():  # the compiler knows no functorch, and compiles for such GPUs alone
-        if torch._C._are_functorch_transforms_active():
-            return "functorch transforms are active"
-        if kind == "cuda" and not _is_capable(maps[0].device.index):
-            return f"the GPU is older than compute capability {OLDEST_CAPABILITY}"
+    if is_transforming():
+        return "a transform of torch.func or forward-mode differentiation is at work"
+    # The compiler compiles for such GPUs alone.
+    if kind == "cuda" and not is_compiling() and not _is_capable(maps[0].device.index):
+        return f"the GPU is older than compute capability {OLDEST_CAPABILITY}"
     return None
 
 

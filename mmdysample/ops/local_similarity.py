@@ -34,7 +34,8 @@ def local_similarity(query: Tensor, key: Tensor, kernel_size: int, scale_factor:
         what follows is a softmax, which half precision would spoil. No unfolded map is held,
         forward or backward: what is, beside inputs and results, is smaller than the similarities,
         unless those are tiny or a value is not finite. The gradient can be differentiated again, in
-        forward mode and by torch.func too; these two hold more (:mod:`window_taps`).
+        forward mode and by torch.func too; these two hold more (:mod:`window_taps`). The backward
+        pass is that of :class:`window_products.InnerProduct`.
 
     Raises:
         TypeError: an input that is not floating point, a setting that is not an integer.

@@ -38,7 +38,8 @@ def reassemble(
         float32, in float64 if one of the two is. No unfolded map is held, forward or backward:
         what is, beside inputs and results, is smaller than the result, unless that is tiny or a
         value of ``x`` is not finite. The gradient can be differentiated again, in forward mode and
-        by torch.func too; these two hold more (:mod:`window_taps`).
+        by torch.func too; these two hold more (:mod:`window_taps`). The backward pass is that of
+        :class:`window_products.WeightedSum`.
 
     Raises:
         TypeError: an input that is not floating point, a setting that is not an integer.

@@ -44,7 +44,14 @@ def room_beside(numel: int, dtype: torch.dtype) -> int:
     return numel * dtype.itemsize * 3 // 4
 
 
-# Reassembly
+def _is_followed(operation: str, fine: Tensor, other: Tensor) -> bool:
+    """Whether somebody follows the operators, who knows basic ones only."""
+    if is_exporting():
+        return True
+    # asked for the log's sake, and to refuse if Triton is demanded
+    return is_transforming() and not uses_triton(
+        operation, fine.shape[2] * fine.shape[3], fine, other
+    )
 
 
 def weighted_sum(
@@ -56,8 +63,8 @@ def weighted_sum(
     room: int,
     dtype: torch.dtype,
 ) -> Tensor:
-    """Each pixel's sum over its window of kernel * coarse, (B, C, s*H, s*W)."""
-    if is_exporting() or is_transforming():
+    """Reassembly: each pixel's sum over its window of kernel * coarse, (B, C, s*H, s*W)."""
+    if _is_followed("weighted_sum", kernel, coarse):
         return window_taps.weighted_sum(coarse, kernel, kernel_size, scale_factor, groups, dtype)
     return torch.ops.mmdysample.window_weighted_sum(
         coarse, kernel, kernel_size, scale_factor, groups, room, dtype
@@ -65,6 +72,8 @@ def weighted_sum(
 
 
 class WeightedSum(torch.autograd.Function):
+    """Reassembly and its backward: CARAFE's, A2U's, FADE's and SAPA's."""
+
     @staticmethod
     def forward(ctx, coarse, kernel, kernel_size, scale_factor, groups, room, dtype):
         ctx.save_for_backward(coarse, kernel)
@@ -102,9 +111,6 @@ _library.impl("window_weighted_sum", _describe_weighted_sum, "Meta")
 _library.impl("window_weighted_sum", lambda *args: WeightedSum.apply(*args), "Autograd")
 
 
-# Local similarity
-
-
 def inner_product(
     pixels: Tensor,
     coarse: Tensor,
@@ -114,8 +120,8 @@ def inner_product(
     room: int,
     dtype: torch.dtype,
 ) -> Tensor:
-    """Each pixel's inner products with its window's pixels, (B, g*K*K, s*H, s*W)."""
-    if is_exporting() or is_transforming():
+    """Local similarity: each pixel's inner products with its window, (B, g*K*K, s*H, s*W)."""
+    if _is_followed("inner_product", pixels, coarse):
         return window_taps.inner_product(pixels, coarse, kernel_size, scale_factor, groups, dtype)
     return torch.ops.mmdysample.window_inner_product(
         pixels, coarse, kernel_size, scale_factor, groups, room, dtype
@@ -123,6 +129,8 @@ def inner_product(
 
 
 class InnerProduct(torch.autograd.Function):
+    """Local similarity and its backward, SAPA's; also the gradient of reassembly's kernels."""
+
     @staticmethod
     def forward(ctx, pixels, coarse, kernel_size, scale_factor, groups, room, dtype):
         ctx.save_for_backward(pixels, coarse)
@@ -161,9 +169,6 @@ _library.impl("window_inner_product", _describe_inner_product, "Meta")
 _library.impl("window_inner_product", lambda *args: InnerProduct.apply(*args), "Autograd")
 
 
-# What both need in their backward
-
-
 def scattered_sum(
     pixels: Tensor,
     kernel: Tensor,
@@ -174,7 +179,7 @@ def scattered_sum(
     dtype: torch.dtype,
 ) -> Tensor:
     """Each pixel times its kernel, added up where its window lies, (B, C, H, W)."""
-    if is_exporting() or is_transforming():
+    if _is_followed("scattered_sum", pixels, kernel):
         return window_taps.scattered_sum(pixels, kernel, kernel_size, scale_factor, groups, dtype)
     return torch.ops.mmdysample.window_scattered_sum(
         pixels, kernel, kernel_size, scale_factor, groups, room, dtype
@@ -182,6 +187,8 @@ def scattered_sum(
 
 
 class ScatteredSum(torch.autograd.Function):
+    """The gradient of the coarse map, of reassembly and of local similarity, and its backward."""
+
     @staticmethod
     def forward(ctx, pixels, kernel, kernel_size, scale_factor, groups, room, dtype):
         ctx.save_for_backward(pixels, kernel)
