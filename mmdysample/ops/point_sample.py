@@ -43,9 +43,9 @@ def point_sample(x: Tensor, offset: Tensor, scale_factor: int = 2, groups: int =
 
     Returns:
         (B, C, s*H, s*W) in the dtype and the memory format of ``x``; contiguous under torch.func.
-        Positions and interpolation are computed in float32, in float64 if ``x`` is. All transforms
-        of torch.func and forward-mode differentiation work, but the memory that they take is four
-        times the result's; plain gradients cannot be differentiated again.
+        Positions and interpolation are computed in float32, in float64 if ``x`` is. Transforms of
+        torch.func and forward-mode differentiation are followed, at several times the memory of the
+        result; without them a gradient cannot be differentiated again.
 
     Raises:
         TypeError: an input that is not floating point, a setting that is not an integer.

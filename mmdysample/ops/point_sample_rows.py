@@ -9,6 +9,7 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from mmdysample.ops.precision import float32_or_more
 
@@ -98,6 +99,7 @@ class _WithGradientOfTable(torch.autograd.Function):
         return points.view_as(points)
 
     @staticmethod
+    @once_differentiable  # as PyTorch's own sampling
     def backward(ctx, grad):
         rows, weights = ctx.saved_tensors
         # in a fixed order, so that sums are deterministic

@@ -206,6 +206,17 @@ def test_rows_have_deterministic_gradients():
     assert all(map(torch.equal, grads[0], grads[1])) and all(map(torch.equal, *grads[1:]))
 
 
+@pytest.mark.parametrize("of", ["x", "offset"])
+def test_second_derivative_of_rows_is_refused(of):
+    x, offset = make_inputs(1, 16, 3, 4, 2, 1)
+    x = x.contiguous(memory_format=torch.channels_last)
+    leaves = dict(x=x.requires_grad_(), offset=offset.requires_grad_())
+    out = point_sample(x, offset, 2).square().sum()
+    (grad,) = torch.autograd.grad(out, leaves[of], create_graph=True)
+    with pytest.raises(RuntimeError, match="not implemented|once_differentiable"):
+        grad.sum().backward()
+
+
 def test_points_are_held_once():
     """Cutting the channels into parts, each with a copy of the points, takes more than that."""
     x, offset = make_inputs(1, 256, 20, 20, 2, 4, dtype=torch.float32)
