@@ -1,8 +1,9 @@
 """Which path computes a primitive: PyTorch's own operators, or fused Triton kernels.
 
 The Triton kernels run on NVIDIA GPUs. They are chosen by the device of the tensors, never by the
-caller's code; a primitive's result does not depend on the path beyond rounding. Which path was
-taken and why is logged at debug level by the logger ``mmdysample``.
+caller's code; a primitive's result does not depend on the path beyond rounding. A kernel that does
+not prove this on the machine at hand is not used (:mod:`kernel_check`). Which path was taken and
+why is logged at debug level by the logger ``mmdysample``.
 
 ``MMDYSAMPLE_BACKEND`` in the environment, :func:`set_backend` and :func:`use_backend` take
 
@@ -28,6 +29,8 @@ import torch
 from torch import Tensor
 
 from mmdysample.errors import InvalidValue
+from mmdysample.ops import kernel_check
+from mmdysample.ops.tracing import is_compiling, is_transforming
 
 BACKENDS = ("auto", "torch", "triton")
 VARIABLE = "MMDYSAMPLE_BACKEND"
@@ -71,8 +74,6 @@ _unusable = _why_triton_is_unusable()
 _interpreted = os.environ.get("TRITON_INTERPRET") == "1"
 _capable: dict[int | None, bool] = {}
 
-_is_compiling = getattr(torch.compiler, "is_compiling", None) or torch._utils.is_compiling
-
 
 def get_backend() -> str:
     """'auto', 'torch' or 'triton'.
@@ -108,7 +109,7 @@ def uses_triton(operation: str, pixels: int, *maps: Tensor) -> bool:
     """Whether the Triton kernels compute ``operation`` on ``maps``.
 
     Args:
-        operation: for the log.
+        operation: "weighted_sum", "inner_product", "scattered_sum" or "point_sample".
         pixels: of a result's channel, s*H * s*W.
         maps: all floating-point tensors that go in; on one device.
 
@@ -116,12 +117,16 @@ def uses_triton(operation: str, pixels: int, *maps: Tensor) -> bool:
         RuntimeError: Triton is demanded and cannot be used.
     """
     reason = _reason_against(pixels, maps)
+    if reason is None:
+        dtypes = tuple([value.dtype for value in maps])
+        device = maps[0].device
+        reason = kernel_check.reason_against(operation, dtypes, device.type, device.index)
     if reason is not None and _backend == "triton":
         raise RuntimeError(
             f"{VARIABLE}=triton or set_backend('triton') demands Triton for {operation}, "
             f"but {reason}"
         )
-    if not _is_compiling() and _logger.isEnabledFor(logging.DEBUG):
+    if not is_compiling() and _logger.isEnabledFor(logging.DEBUG):
         path = "Triton" if reason is None else f"PyTorch: {reason}"
         shapes = ", ".join(str(tuple(value.shape)) for value in maps)
         _logger.debug("%s of %s by %s", operation, shapes, path)
@@ -143,11 +148,11 @@ def _reason_against(pixels: int, maps: tuple[Tensor, ...]) -> str | None:
             return f"{value.dtype} is not supported"
     if pixels > MOST_PIXELS:
         return f"a channel of the result has more than {MOST_PIXELS} pixels"
-    if not _is_compiling():  # the compiler knows no functorch, and compiles for such GPUs alone
-        if torch._C._are_functorch_transforms_active():
-            return "functorch transforms are active"
-        if kind == "cuda" and not _is_capable(maps[0].device.index):
-            return f"the GPU is older than compute capability {OLDEST_CAPABILITY}"
+    if is_transforming():
+        return "a transform of torch.func or forward-mode differentiation is at work"
+    # The compiler compiles for such GPUs alone.
+    if kind == "cuda" and not is_compiling() and not _is_capable(maps[0].device.index):
+        return f"the GPU is older than compute capability {OLDEST_CAPABILITY}"
     return None
 
 

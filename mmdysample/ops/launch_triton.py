@@ -8,16 +8,18 @@ first call of a kernel for a class of sizes (powers of two) Triton's autotuner t
 - where results must be the same in every run (``torch.use_deterministic_algorithms``): the order
   in which a kernel adds depends on its configuration;
 - while a CUDA graph is captured, when nothing can be timed;
+- in :func:`untuned`;
 - with ``MMDYSAMPLE_AUTOTUNE=0`` in the environment;
 - in Triton's interpreter.
 """
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import os
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 import triton
@@ -29,7 +31,18 @@ VARIABLE = "MMDYSAMPLE_AUTOTUNE"
 WARM_UP_MS, MEASURE_MS = 5, 25
 
 _tunes = os.environ.get(VARIABLE, "1") != "0"
+_thread = threading.local()
 _autotune_arguments = inspect.signature(triton.autotune).parameters
+
+
+@contextlib.contextmanager
+def untuned() -> Iterator[None]:
+    """The first configurations in this thread."""
+    _thread.untuned = True
+    try:
+        yield
+    finally:
+        _thread.untuned = False
 
 
 class Kernel:
@@ -80,6 +93,7 @@ class Kernel:
     def _may_tune(self) -> bool:
         return (
             _tunes
+            and not getattr(_thread, "untuned", False)
             and len(self.configurations) > 1
             and not torch.are_deterministic_algorithms_enabled()
             and not torch.cuda.is_current_stream_capturing()

@@ -12,8 +12,14 @@ from torch import Tensor
 from mmdysample.errors import InvalidValue
 from mmdysample.ops import point_sample_ops
 from mmdysample.ops.backend import uses_triton
+from mmdysample.ops.checks import check_map, check_same_device, check_windows
+from mmdysample.ops.layout import in_layout_of, is_channels_last
+from mmdysample.ops.point_sample_rows import by_indexing, by_rows
 from mmdysample.ops.precision import float32_or_more
-from mmdysample.ops.window_ops import check_map, check_same_device, check_windows, is_exporting
+from mmdysample.ops.tracing import is_exporting, is_transforming
+
+SHORTEST_ROW = 16
+"""Channels a group, from where rows pay on a CPU: they fill a line of its cache."""
 
 
 def point_sample(x: Tensor, offset: Tensor, scale_factor: int = 2, groups: int = 1) -> Tensor:
@@ -36,31 +42,45 @@ def point_sample(x: Tensor, offset: Tensor, scale_factor: int = 2, groups: int =
         groups: g; each of the g groups of C/g consecutive channels has its own points.
 
     Returns:
-        (B, C, s*H, s*W) in the dtype of ``x``; by Triton (:mod:`backend`) in its memory format,
-        else contiguous. Positions and interpolation are computed in float32,
-        in float64 if ``x`` is.
+        (B, C, s*H, s*W) in the dtype and the memory format of ``x``; contiguous under torch.func.
+        Positions and interpolation are computed in float32, in float64 if ``x`` is. Transforms of
+        torch.func and forward-mode differentiation are followed, at several times the memory of the
+        result; without them a gradient cannot be differentiated again.
 
     Raises:
-        TypeError: ``x`` is not floating point, a setting is no integer.
+        TypeError: an input that is not floating point, a setting that is not an integer.
         ValueError: shapes that do not fit together, a setting below 1, or two devices.
     """
-    check_windows(1, scale_factor, groups)
+    _, s, g = check_windows(1, scale_factor, groups)
     check_map("x", x)
-    s, g = scale_factor, groups
-    if x.shape[1] % g:
+    check_map("offset", offset)
+    batch, channels, height, width = x.shape
+    if channels % g:
         raise InvalidValue(f"x must be (B, C, H, W) with C divisible by {g=}, got {tuple(x.shape)}")
-    batch, _, height, width = x.shape
+    if height < 1 or width < 1:
+        raise InvalidValue(f"x must have at least one pixel, got {tuple(x.shape)}")
     expected = (batch, 2 * g * s * s, height, width)
     if offset.shape != expected:
         raise InvalidValue(f"offset must be {expected} for {s=}, {g=}, got {tuple(offset.shape)}")
     check_same_device("x", x, "offset", offset)
-    if not is_exporting() and uses_triton("point_sample", s * s * height * width, x, offset):
+    return _compute(x, offset, s, g)
+
+
+def _compute(x: Tensor, offset: Tensor, s: int, g: int) -> Tensor:
+    """Choose how: by who watches, the device and the layout."""
+    if is_exporting():
+        return in_layout_of(x, _by_grid_sample(x, offset, s, g))
+    if uses_triton("point_sample", s * s * x.shape[2] * x.shape[3], x, offset):
         return point_sample_ops.point_sample(x, offset, s, g)
-    return _by_grid_sample(x, offset, s, g)
+    if is_transforming():
+        return by_indexing(x, offset, s, g)
+    if x.device.type == "cpu" and is_channels_last(x) and x.shape[1] // g >= SHORTEST_ROW:
+        return by_rows(x, offset, s, g)
+    return in_layout_of(x, _by_grid_sample(x, offset, s, g))
 
 
 def _by_grid_sample(x: Tensor, offset: Tensor, s: int, g: int) -> Tensor:
-    """The same in PyTorch's operators."""
+    """In PyTorch's own sampling, which is made for channels first."""
     batch, channels, height, width = x.shape
     dtype = float32_or_more(x.dtype)
     # (B, 2, g, i, j, H, W) -> (2, B, g, H, i, W, j): each pixel becomes a block of s*s points
@@ -71,29 +91,15 @@ def _by_grid_sample(x: Tensor, offset: Tensor, s: int, g: int) -> Tensor:
     grid_x = (offset[0] + center_x) * (2 / width) - 1
     grid_y = (offset[1] + center_y) * (2 / height) - 1
     # stacked, the permuted points are laid out as grid_sample reads them
-    grid = torch.stack((grid_x, grid_y), dim=-1).reshape(batch * g, 1, s * height, s * width, 2)
-    parts = 1
+    grid = torch.stack((grid_x, grid_y), dim=-1).reshape(batch * g, s * height, s * width, 2)
     if x.device.type == "cpu" and not is_exporting():
         # Of a position that is not a number its backward would write anywhere.
         grid = grid.nan_to_num(nan=-1.0)
-        # It is up to twice as fast if the planes of its channels fit in a cache.
-        parts = parts_of(channels // g)
-    grid = grid.expand(-1, parts, -1, -1, -1).flatten(0, 1)
-
     out = F.grid_sample(
-        x.to(dtype).reshape(batch * g * parts, channels // g // parts, height, width),
+        x.to(dtype).reshape(batch * g, channels // g, height, width),
         grid,
         mode="bilinear",
         padding_mode="border",
         align_corners=False,
     )
     return out.reshape(batch, channels, s * height, s * width).to(x.dtype)
-
-
-def parts_of(channels: int) -> int:
-    """Into how many parts alike to cut channels: of 8 to 16 each if their number allows it."""
-    parts = 1
-    for divisor in range(1, channels // 8 + 1):
-        if channels % divisor == 0 and channels // parts > 16:
-            parts = divisor
-    return parts

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from mmdysample.ops.window_tiles import like_layout
+from mmdysample.ops.layout import like_layout
 
 _library = torch.library.Library("mmdysample", "FRAGMENT")
 _library.define("point_sample(Tensor x, Tensor offset, int scale_factor, int groups) -> Tensor")

@@ -17,8 +17,8 @@ import triton.language as tl
 from torch import Tensor
 
 from mmdysample.ops.launch_triton import Kernel, tuning_key
+from mmdysample.ops.layout import is_channels_last, like_layout
 from mmdysample.ops.precision import float32_or_more
-from mmdysample.ops.window_tiles import is_channels_last, like_layout
 
 
 @triton.jit

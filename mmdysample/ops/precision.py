@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from torch import Tensor
 
 
 def float32_or_more(dtype: torch.dtype) -> torch.dtype:
@@ -12,3 +13,8 @@ def float32_or_more(dtype: torch.dtype) -> torch.dtype:
     """
     # `torch.promote_types` says the same, but breaks the graph of torch.compile before 2.3.
     return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+def accumulation_dtype(*maps: Tensor) -> torch.dtype:
+    """float64 if one of the maps is, else float32."""
+    return torch.float64 if torch.float64 in [x.dtype for x in maps] else torch.float32

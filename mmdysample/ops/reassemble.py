@@ -6,12 +6,12 @@ and SAPA.
 
 from __future__ import annotations
 
-import torch.nn.functional as F
 from torch import Tensor
 
 from mmdysample.errors import InvalidValue
-from mmdysample.ops import window_ops
-from mmdysample.ops.window_tiles import accumulation_dtype
+from mmdysample.ops.checks import check_map, check_same_device, check_windows
+from mmdysample.ops.tracing import is_exporting
+from mmdysample.ops.window_products import room_beside, weighted_sum
 
 
 def reassemble(
@@ -22,8 +22,8 @@ def reassemble(
         out[b, c, Y, X] = sum over i, j of
             kernel[b, (k, i, j), Y, X] * x[b, c, Y // s + i - K // 2, X // s + j - K // 2]
 
-    where k is the group of channel c. Where a window leaves the map, x counts as zero; the kernel
-    is used as it is, never renormalised.
+    where k is the group of channel c. Where a window leaves the map, x counts as zero, which times
+    an infinite weight is NaN; the kernel is used as it is, never renormalised.
 
     Args:
         x: (B, C, H, W), floating point.
@@ -36,41 +36,23 @@ def reassemble(
     Returns:
         (B, C, s*H, s*W) in the dtype and the memory format of ``x``. Sums are accumulated in
         float32, in float64 if one of the two is. No unfolded map is held, forward or backward:
-        what is, beside inputs and results, is smaller than the result, unless that is tiny. The
-        gradient can be differentiated again.
+        what is, beside inputs and results, is smaller than the result, unless that is tiny or a
+        value of ``x`` is not finite. The gradient can be differentiated again, in forward mode and
+        by torch.func too; these two hold more (:mod:`window_taps`). The backward pass is that of
+        :class:`window_products.WeightedSum`.
 
     Raises:
         TypeError: an input that is not floating point, a setting that is not an integer.
         ValueError: shapes or settings that do not fit together.
     """
-    if window_ops.is_exporting():
-        return _reassemble_by_taps(x, kernel, kernel_size, scale_factor, groups)
-    window_ops.check_windows(kernel_size, scale_factor, groups)
-    window_ops.check_map("x", x)
-    batch, channels, height, width = x.shape
-    if channels % groups:
-        raise InvalidValue(f"groups must divide the {channels} channels of x, got {groups}")
-    expected = (batch, groups * kernel_size**2, scale_factor * height, scale_factor * width)
-    window_ops.check_map("kernel", kernel, expected)
-    window_ops.check_same_device("x", x, "kernel", kernel)
-    room = window_ops.room_beside(x.numel() * scale_factor**2, x.dtype)
-    return window_ops.weighted_sum(x, kernel, kernel_size, scale_factor, groups, room, x.dtype)
-
-
-def _reassemble_by_taps(
-    x: Tensor, kernel: Tensor, kernel_size: int, scale_factor: int, groups: int
-) -> Tensor:
-    """The same in basic operators, for exported graphs."""
-    dtype = accumulation_dtype(x, kernel)
-    batch, channels, height, width = x.shape
-    k, s, g = kernel_size, scale_factor, groups
-    padded = F.pad(x.to(dtype), [k // 2] * 4)
-    kernel = kernel.to(dtype).reshape(batch, g, k * k, height, s, width, s)
-    out = None
-    for tap in range(k * k):
-        i, j = divmod(tap, k)
-        near = padded[:, :, i : i + height, j : j + width]
-        near = near.reshape(batch, g, channels // g, height, 1, width, 1)
-        term = kernel[:, :, tap].unsqueeze(2) * near
-        out = term if out is None else out + term
-    return out.reshape(batch, channels, s * height, s * width).to(x.dtype)
+    kernel_size, scale_factor, groups = check_windows(kernel_size, scale_factor, groups)
+    if not is_exporting():  # whose sizes are symbols
+        check_map("x", x)
+        batch, channels, height, width = x.shape
+        if channels % groups:
+            raise InvalidValue(f"groups must divide the {channels} channels of x, got {groups}")
+        expected = (batch, groups * kernel_size**2, scale_factor * height, scale_factor * width)
+        check_map("kernel", kernel, expected)
+        check_same_device("x", x, "kernel", kernel)
+    room = room_beside(x.numel() * scale_factor**2, x.dtype)
+    return weighted_sum(x, kernel, kernel_size, scale_factor, groups, room, x.dtype)

@@ -1,32 +1,30 @@
-"""Products of pixels with K*K windows: the arithmetic of reassembly and of local similarity.
+"""The window products on any device, in tiles of small matrix products.
 
-Three maps take part: ``pixels`` (B, C, s*H, s*W), ``coarse`` (B, C, H, W) and ``kernel``
-(B, g*K*K, s*H, s*W). Together they have one trilinear form::
+:mod:`window_products` says what they compute, and which arguments they take. Here is how. The
+coarse map is cut into blocks of T*T pixels. What a block reads is the window of (T+K-1)^2 coarse
+pixels around it, which its (T*s)^2 pixels share. A matrix of those pixels by that window, which
+holds each pixel's K*K kernel in the places of its own window and zeros elsewhere, turns the sums
+into one small matrix product a block. The zeros cost arithmetic, with T=4 and K=5 two and a half
+times of it, but spare what an unfolded map costs in memory traffic. Blocks are taken a tile at a
+time, as many as fit in a cache, so that nothing is held but a tile.
 
-    sum over b, c, Y, X, i, j of
-        pixels[b, c, Y, X] * kernel[b, (g(c), i, j), Y, X] * coarse[b, c, Y//s+i-K//2, X//s+j-K//2]
-
-and the three functions here are its derivatives by each of the maps: :func:`weighted_sum` by
-``pixels``, :func:`inner_product` by ``kernel`` and :func:`scattered_sum` by ``coarse``. So each is
-a gradient of the other two, and no more is needed to differentiate any of them.
-
-How it is done. The coarse map is cut into blocks of T*T pixels. What a block reads is the window of
-(T+K-1)^2 coarse pixels around it, which its (T*s)^2 pixels share. A matrix of those pixels by that
-window, which holds each pixel's K*K kernel in the places of its own window and zeros elsewhere,
-turns the sums into one small matrix product a block. The zeros cost arithmetic, with T=4 and K=5
-two and a half times of it, but spare what an unfolded map costs in memory traffic. Blocks are
-taken a tile at a time, as many as fit in a cache, so that nothing is held but a tile.
-
-A product with those zeros is why an infinite or NaN value shows in the results of the whole block.
+Zero times infinity is not a number, so a value that is not finite would spoil its whole block. On a
+CPU such maps are noticed and computed by :mod:`window_taps` instead. On other devices, where
+looking at values would stop the queue, a block is spoilt.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
+
+from mmdysample.ops import window_taps
+from mmdysample.ops.layout import is_channels_last, like_layout
+from mmdysample.ops.precision import accumulation_dtype
 
 # Tiles of this size stay in the caches of a processor, or fill a GPU.
 CPU_TILE_BYTES = 8 * 2**20
@@ -42,13 +40,13 @@ def weighted_sum(
     room: int,
     dtype: torch.dtype,
 ) -> Tensor:
-    """Each pixel's sum over its window of kernel * coarse, (B, C, s*H, s*W) in ``dtype``.
-
-    ``room`` is how many bytes may be taken for a tile, if one block does not need more.
-    """
+    """Each pixel's sum over its window of kernel * coarse, (B, C, s*H, s*W) in ``dtype``."""
     result = like_layout(coarse, pixels_shape(coarse, scale_factor), dtype)
     if not result.numel():
         return result
+    if has_nonfinite_on_cpu(coarse):
+        exact = window_taps.weighted_sum(coarse, kernel, kernel_size, scale_factor, groups, dtype)
+        return result.copy_(exact)
     tiling = Tiling(coarse, result, kernel, kernel_size, scale_factor, groups, room)
     windows, kernels, pixels = tiling.windows(), tiling.kernels(), tiling.pixels()
     for tile in tiling:
@@ -114,6 +112,9 @@ def scattered_sum(
         tiling.add_windows(rows, windows, tile)
         if tile.ends_rows:
             tiling.store_rows(result, rows, tile)
+    if has_nonfinite_on_cpu(result):
+        settings = kernel_size, scale_factor, groups, dtype
+        result.copy_(window_taps.scattered_sum(pixels_map, kernel, *settings))
     return result
 
 
@@ -134,19 +135,12 @@ def coarse_shape(pixels_map: Tensor, scale_factor: int) -> tuple[int, int, int, 
     return batch, channels, height // scale_factor, width // scale_factor
 
 
-def accumulation_dtype(*maps: Tensor) -> torch.dtype:
-    """float64 if one of the maps is, else float32."""
-    return torch.float64 if torch.float64 in [x.dtype for x in maps] else torch.float32
-
-
-def is_channels_last(x: Tensor) -> bool:
-    return x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
-
-
-def like_layout(like: Tensor, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
-    """An uninitialised tensor in the memory format of ``like``."""
-    memory_format = torch.channels_last if is_channels_last(like) else torch.contiguous_format
-    return torch.empty(shape, dtype=dtype, device=like.device, memory_format=memory_format)
+def has_nonfinite_on_cpu(x: Tensor) -> bool:
+    """Whether a value of ``x`` is infinite or NaN; False without looking if ``x`` is on no CPU."""
+    if x.device.type != "cpu":
+        return False
+    # Both are NaN if any value is. A sum would be faster, but overflows in half precision.
+    return not (math.isfinite(x.amin().item()) and math.isfinite(x.amax().item()))
 
 
 def matmul(a: Tensor, b: Tensor, out: Tensor) -> None:

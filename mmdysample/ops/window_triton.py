@@ -1,4 +1,4 @@
-"""The three window products in fused Triton kernels; :mod:`window_tiles` says what they compute.
+"""The three window products in fused Triton kernels; :mod:`window_products` says what they compute.
 
 A program takes coarse pixels with 2*2 of the s*s pixels that lie in each of them, which share a
 window: a neighbour is read once for all four, and the K*K neighbours of a pixel overlap in the
@@ -22,7 +22,8 @@ from torch import Tensor
 
 from mmdysample.ops import window_tiles
 from mmdysample.ops.launch_triton import Kernel, tuning_key
-from mmdysample.ops.window_tiles import accumulation_dtype, is_channels_last, like_layout
+from mmdysample.ops.layout import is_channels_last, like_layout
+from mmdysample.ops.precision import accumulation_dtype
 
 _SIZES = ["height", "width", "groups", "tuning_key"]
 
@@ -124,18 +125,19 @@ def _weighted_sum_kernel(
             x = column + (j - K // 2)
             near = in_rows & (x >= 0) & (x < width)
             mask = is_channel[None, :] & near[:, None]
+            # beyond the border x is zero, and times an infinite weight not a number
             value = tl.load(coarse + (j - K // 2) * coarse_column, mask=mask, other=0.0).to(ACC)
-            weight = tl.load(kernel, mask=near, other=0.0).to(ACC)
+            weight = tl.load(kernel, mask=is_cell, other=0.0).to(ACC)
             sum_00 += value * weight[:, None]
             if S > 1:
                 at = kernel + kernel_column
-                weight = tl.load(at, mask=near & has_right, other=0.0).to(ACC)
+                weight = tl.load(at, mask=is_cell & has_right, other=0.0).to(ACC)
                 sum_01 += value * weight[:, None]
                 at = kernel + kernel_row
-                weight = tl.load(at, mask=near & has_bottom, other=0.0).to(ACC)
+                weight = tl.load(at, mask=is_cell & has_bottom, other=0.0).to(ACC)
                 sum_10 += value * weight[:, None]
                 at += kernel_column
-                weight = tl.load(at, mask=near & has_bottom & has_right, other=0.0).to(ACC)
+                weight = tl.load(at, mask=is_cell & has_bottom & has_right, other=0.0).to(ACC)
                 sum_11 += value * weight[:, None]
             kernel += kernel_channel
         coarse += coarse_row

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from mmdysample.errors import InvalidValue
 from mmdysample.ops import reassemble
-from mmdysample.ops.window_ops import is_exporting
+from mmdysample.ops.tracing import is_exporting
 from mmdysample.registry import register_upsampler
 from mmdysample.upsamplers.base import Upsampler
 from mmdysample.upsamplers.layers import (

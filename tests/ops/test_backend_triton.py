@@ -68,8 +68,8 @@ def test_environment_variable():
     assert python(code, MMDYSAMPLE_BACKEND="torch").stdout.strip() == "torch"
     result = python(code, MMDYSAMPLE_BACKEND="gpu")
     assert result.returncode == 1
-    sentence = "ValueError: MMDYSAMPLE_BACKEND must be one of auto, torch, triton, got 'gpu'"
-    assert result.stderr.strip().splitlines()[-1] == sentence
+    sentence = "InvalidValue: MMDYSAMPLE_BACKEND must be one of auto, torch, triton, got 'gpu'"
+    assert result.stderr.strip().splitlines()[-1].endswith(sentence)
 
 
 def test_triton_is_not_imported_before_it_is_used():
@@ -192,8 +192,23 @@ def test_functorch_gets_pytorch(monkeypatch):
 
     monkeypatch.setattr(backend, "_reason_against", as_if_on_a_gpu)
     grads = torch.func.vmap(torch.func.grad(loss))(x, offset)
-    assert set(reasons) == {"functorch transforms are active"}
+    assert set(reasons) == {"a transform of torch.func or forward-mode differentiation is at work"}
     assert_close(grads, torch.stack(expected))
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_transforms_are_computed_by_pytorch_and_the_log_says_so(name, caplog):
+    caplog.set_level(logging.DEBUG, logger="mmdysample")
+    function, *_, settings = CASES[name]
+    first, second = make_inputs(name)
+
+    def loss(first):
+        return function(first, second, *settings).sum()
+
+    torch.func.grad(loss)(first)
+    assert all(" by PyTorch: " in message for message in caplog.messages)
+    with use_backend("triton"), pytest.raises(RuntimeError, match="demands Triton for"):
+        torch.func.grad(loss)(first)
 
 
 @needs_triton

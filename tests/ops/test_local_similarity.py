@@ -10,10 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mmdysample.ops import local_similarity, window_tiles
+from mmdysample.ops import local_similarity, naive, window_tiles
 from tests.ops.windows import FORMATS, IDS, SHAPES, Function, peak_memory
 from tests.reference.local_similarity import local_similarity as local_similarity_loop
-from tests.reference.local_similarity import local_similarity_unfolded
 from tests.utils import assert_close, needs_compiler
 
 
@@ -48,7 +47,7 @@ def test_unfolded_way_equals_loop(shape):
     """The rival of the benchmark computes the same."""
     inputs = random_inputs(*shape, dtype=torch.float64)
     assert_close(
-        local_similarity_unfolded(*inputs, *shape[4:6]), local_similarity_loop(*inputs, *shape[4:6])
+        naive.local_similarity(*inputs, *shape[4:6]), local_similarity_loop(*inputs, *shape[4:6])
     )
 
 
@@ -59,7 +58,7 @@ def test_result_and_gradients_do_not_depend_on_tiles(shape, tile_bytes, memory_f
     """From a tile a block to one tile for the batch, as unfolding differentiates it."""
     monkeypatch.setattr(window_tiles, "CPU_TILE_BYTES", tile_bytes)
     query, key = (t.requires_grad_() for t in random_inputs(*shape, dtype=torch.float64))
-    expected = local_similarity_unfolded(query, key, *shape[4:6])
+    expected = naive.local_similarity(query, key, *shape[4:6])
     grad = torch.randn_like(expected)
     expected_grads = torch.autograd.grad(expected, (query, key), grad)
     out = local_similarity(query.contiguous(memory_format=FORMATS[memory_format]), key, *shape[4:6])
@@ -102,7 +101,7 @@ def test_half_precision_gives_float32(dtype, device):
     inputs = random_inputs(1, 16, 6, 5, 5, 2, dtype=torch.float64, device=device)
     inputs = [t.to(dtype).requires_grad_() for t in inputs]
     exact = [t.detach().double().requires_grad_() for t in inputs]
-    expected = local_similarity_unfolded(*exact, 5)
+    expected = naive.local_similarity(*exact, 5)
     grad = torch.randn_like(expected)
     expected_grads = torch.autograd.grad(expected, exact, grad)
     out = local_similarity(*inputs, 5)
@@ -121,12 +120,17 @@ def test_autocast_does_not_lower_the_precision(device):
     query, key = random_inputs(1, 8, 6, 5, 5, 2, device=device)
     with torch.autocast(device, dtype=torch.bfloat16):
         out = local_similarity(query, key, 5)
-    assert_close(out, local_similarity_unfolded(query, key, 5))
+    assert_close(out, naive.local_similarity(query, key, 5))
 
 
 def test_empty_batch(device):
-    query, key = random_inputs(0, 4, 3, 4, 3, 2, device=device)
-    assert local_similarity(query, key, 3).shape == (0, 9, 6, 8)
+    inputs = [t.requires_grad_() for t in random_inputs(0, 4, 3, 4, 3, 2, device=device)]
+    out = local_similarity(*inputs, 3)
+    assert out.shape == (0, 9, 6, 8)
+    for _ in range(2):
+        grads = torch.autograd.grad(out.sum(), inputs, create_graph=True)
+        assert [t.shape for t in grads] == [t.shape for t in inputs]
+        out = grads[0] * 2 + grads[1].sum()
 
 
 @pytest.mark.parametrize("backward", [0, 1, 2], ids=["forward", "first gradient", "second"])

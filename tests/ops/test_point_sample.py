@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import warnings
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd import forward_ad
 
-from mmdysample.ops import point_sample
-from mmdysample.ops.point_sample import parts_of
+from mmdysample.errors import InvalidType, InvalidValue
+from mmdysample.ops import naive, point_sample
+from tests.ops.windows import peak_memory
 from tests.reference.point_sample import point_sample as point_sample_loop
 from tests.utils import assert_close, needs_compiler
 
@@ -25,7 +28,11 @@ SHAPES = [
     (2, 3, 1, 7, 2, 3),
     (1, 2, 6, 1, 3, 1),
     (1, 4, 1, 1, 2, 4),
+    # groups of 16 channels, which in channels last are summed as rows on a CPU
+    *(ROWS := [(2, 32, 4, 3, 2, 2), (1, 17, 1, 6, 3, 1), (1, 32, 5, 1, 1, 2)]),
 ]
+FORMATS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
+every_format = pytest.mark.parametrize("memory_format", FORMATS)
 IDS = ["b{}-c{}-{}x{}-s{}-g{}".format(*shape) for shape in SHAPES]
 
 
@@ -38,9 +45,11 @@ def make_inputs(
     return x.to(device, dtype), offset.to(device, dtype)
 
 
+@every_format
 @pytest.mark.parametrize("shape", SHAPES, ids=IDS)
-def test_equals_loop(shape, device):
+def test_equals_loop(shape, memory_format, device):
     x, offset = make_inputs(*shape, device=device)
+    x = x.contiguous(memory_format=FORMATS[memory_format])
     assert_close(point_sample(x, offset, *shape[4:]), point_sample_loop(x, offset, *shape[4:]))
 
 
@@ -72,34 +81,48 @@ def test_sub_pixel_centres_are_bilinear_interpolation(s, groups, device):
     assert_close(out, F.interpolate(x, scale_factor=s, mode="bilinear", align_corners=False))
 
 
-def test_points_outside_are_clamped_to_the_border(device):
-    x, offset = make_inputs(1, 2, 3, 4, 2, 1, device=device)
+@every_format
+def test_points_outside_are_clamped_to_the_border(memory_format, device):
+    x, offset = make_inputs(1, 16, 3, 4, 2, 1, device=device)
+    x = x.contiguous(memory_format=FORMATS[memory_format])
     offset[:, :4], offset[:, 4:] = 1e4, -1e4  # far right, far up
     offset.requires_grad_()
     out = point_sample(x, offset, 2)
-    assert_close(out, x[:, :, :1, -1:].expand(1, 2, 6, 8))
+    assert_close(out, x[:, :, :1, -1:].expand(1, 16, 6, 8))
     out.sum().backward()
     assert not offset.grad.any(), "a clamped point does not move with its offset"
 
 
+def smooth(offset: Tensor) -> Tensor:
+    """Bilinear weights have kinks at pixel centres: 0.2 pixels away from them."""
+    whole = torch.randint(-2, 2, offset.shape, device=offset.device)
+    return whole + 0.2 + 0.6 * torch.rand_like(offset)
+
+
+@every_format
 @pytest.mark.parametrize("shape", SHAPES, ids=IDS)
-def test_gradcheck(shape, device):
+def test_gradcheck(shape, memory_format, device):
     x, offset = make_inputs(*shape, device=device)
-    # Bilinear weights have kinks at pixel centres: stay 0.2 pixels away from them.
-    offset = torch.randint(-2, 2, offset.shape, device=device) + 0.2 + 0.6 * torch.rand_like(offset)
-    inputs = x.requires_grad_(), offset.requires_grad_()
+    x = x.contiguous(memory_format=FORMATS[memory_format])
+    inputs = x.requires_grad_(), smooth(offset).requires_grad_()
     # On a GPU atomics add up in any order.
     assert torch.autograd.gradcheck(
-        lambda x, offset: point_sample(x, offset, *shape[4:]), inputs, nondet_tol=1e-12
+        lambda x, offset: point_sample(x, offset, *shape[4:]),
+        inputs,
+        nondet_tol=1e-12,
+        fast_mode=memory_format == "channels_last" or shape in ROWS,
     )
 
 
+@every_format
 @pytest.mark.parametrize("offset_dtype", [torch.float32, None], ids=["float32-offset", "same"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
-def test_dtypes(dtype, offset_dtype, device):
+def test_dtypes(dtype, offset_dtype, memory_format, device):
     """Only the inputs and the result are rounded to half precision, nothing in between."""
-    shape = (2, 4, 5, 6, 2, 2)
-    x, offset = (t.to(dtype).requires_grad_() for t in make_inputs(*shape, device=device))
+    shape = (2, 32, 5, 6, 2, 2)
+    x, offset = make_inputs(*shape, device=device)
+    x = x.to(dtype, memory_format=FORMATS[memory_format]).requires_grad_()
+    offset = smooth(offset).to(dtype).requires_grad_()
     if offset_dtype is not None:
         offset = offset.detach().to(offset_dtype).requires_grad_()
     out = point_sample(x, offset, 2, 2)
@@ -143,9 +166,111 @@ def test_not_contiguous(change, device):
     assert_close(out, point_sample_loop(x, offset, 2, 4))
 
 
-def test_empty_batch(device):
-    x, offset = make_inputs(0, 4, 3, 5, 2, 2, device=device, dtype=torch.float32)
-    assert point_sample(x, offset, 2, 2).shape == (0, 4, 6, 10)
+@pytest.mark.parametrize("channels", [4, 32])
+@pytest.mark.parametrize(
+    "dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16], ids=str
+)
+@every_format
+def test_result_has_the_layout_of_the_input(memory_format, dtype, channels, device):
+    inputs = make_inputs(2, channels, 5, 6, 2, 2, device=device, dtype=dtype)
+    x, offset = (t.contiguous(memory_format=FORMATS[memory_format]) for t in inputs)
+    x.requires_grad_()
+    out = point_sample(x, offset, 2, 2)
+    assert out.is_contiguous(memory_format=FORMATS[memory_format])
+    if channels == 32:  # a gradient comes as it is computed, from channels first for short rows
+        (grad,) = torch.autograd.grad(out.sum(), x)
+        assert grad.is_contiguous(memory_format=FORMATS[memory_format])
+
+
+def test_layouts_agree_at_the_border(device):
+    """Points on pixel centres, where a comparison decides what moves; sides without rounding."""
+    x, offset = make_inputs(1, 16, 4, 8, 2, 1, device=device, spread=0)
+    results = []
+    for memory_format in FORMATS.values():
+        leaves = [x.clone(memory_format=memory_format), offset.clone()]
+        out = point_sample(*(leaf.requires_grad_() for leaf in leaves), 2)
+        results.append((out, *torch.autograd.grad(out.square().sum(), leaves)))
+    for contiguous, channels_last in zip(*results, strict=True):
+        assert_close(contiguous, channels_last)
+
+
+def test_rows_have_deterministic_gradients():
+    x, offset = make_inputs(2, 16, 5, 6, 2, 1, dtype=torch.float32, spread=4)
+    x = x.contiguous(memory_format=torch.channels_last)
+    leaves = x.requires_grad_(), offset.requires_grad_()
+    torch.use_deterministic_algorithms(True)
+    try:
+        grads = [torch.autograd.grad(point_sample(*leaves).sum(), leaves) for _ in range(3)]
+    finally:
+        torch.use_deterministic_algorithms(False)
+    assert all(map(torch.equal, grads[0], grads[1])) and all(map(torch.equal, *grads[1:]))
+
+
+@pytest.mark.parametrize("of", ["x", "offset"])
+def test_second_derivative_of_rows_is_refused(of):
+    x, offset = make_inputs(1, 16, 3, 4, 2, 1)
+    x = x.contiguous(memory_format=torch.channels_last)
+    leaves = dict(x=x.requires_grad_(), offset=offset.requires_grad_())
+    out = point_sample(x, offset, 2).square().sum()
+    (grad,) = torch.autograd.grad(out, leaves[of], create_graph=True)
+    with pytest.raises(RuntimeError, match="not implemented|once_differentiable"):
+        grad.sum().backward()
+
+
+def test_points_are_held_once():
+    """Cutting the channels into parts, each with a copy of the points, takes more than that."""
+    x, offset = make_inputs(1, 256, 20, 20, 2, 4, dtype=torch.float32)
+    ours = peak_memory(lambda: point_sample(x, offset, 2, 4))
+    plain = peak_memory(lambda: naive.point_sample(x, offset, 2, 4))
+    assert ours <= 1.1 * plain
+
+
+@every_format
+def test_empty_batch(memory_format, device):
+    inputs = make_inputs(0, 32, 3, 5, 2, 2, device=device, dtype=torch.float32)
+    leaves = [t.contiguous(memory_format=FORMATS[memory_format]).requires_grad_() for t in inputs]
+    out = point_sample(*leaves, 2, 2)
+    assert out.shape == (0, 32, 6, 10)
+    grads = torch.autograd.grad(out.sum(), leaves)
+    assert [grad.shape for grad in grads] == [leaf.shape for leaf in leaves]
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16], ids=str)
+@every_format
+def test_function_transforms(memory_format, dtype, device):
+    """torch.func's grad, vmap and jvp, against autograd, single samples and finite differences."""
+    x, offset = make_inputs(3, 32, 4, 5, 2, 2, device=device)
+    x, offset = x.to(dtype), smooth(offset).to(dtype)
+    x = x.contiguous(memory_format=FORMATS[memory_format])
+    leaves = x.clone().requires_grad_(), offset.clone().requires_grad_()
+    expected = torch.autograd.grad(point_sample(*leaves, 2, 2).float().square().sum(), leaves)
+
+    def loss(x: Tensor, offset: Tensor) -> Tensor:
+        return point_sample(x, offset, 2, 2).float().square().sum()
+
+    def loss_of_sample(x: Tensor, offset: Tensor) -> Tensor:
+        return loss(x.unsqueeze(0), offset.unsqueeze(0))
+
+    grads = torch.func.grad(loss, (0, 1))(x, offset)
+    grads_of_samples = torch.func.vmap(torch.func.grad(loss_of_sample, (0, 1)))(x, offset)
+    for one, other, wanted in zip(grads, grads_of_samples, expected, strict=True):
+        scale = wanted.abs().max()
+        assert_close(one / scale, wanted / scale)
+        assert_close(other / scale, wanted / scale)
+    if dtype != torch.float64:
+        return
+    tangents = torch.randn_like(x), torch.randn_like(offset)
+    out, moved = torch.func.jvp(lambda *maps: point_sample(*maps, 2, 2), (x, offset), tangents)
+    step = 1e-6
+    sides = [
+        point_sample(x + sign * step * tangents[0], offset + sign * step * tangents[1], 2, 2)
+        for sign in (1, -1)
+    ]
+    assert_close(out, point_sample(x, offset, 2, 2))
+    torch.testing.assert_close(moved, (sides[0] - sides[1]) / (2 * step), rtol=1e-6, atol=1e-6)
+    with forward_ad.dual_level():
+        duals = map(forward_ad.make_dual, (x, offset), tangents)
+        assert_close(forward_ad.unpack_dual(point_sample(*duals, 2, 2)).tangent, moved)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
@@ -158,17 +283,22 @@ def test_autocast_changes_nothing(dtype, device):
 
 
 @needs_compiler
-def test_compiles_in_one_graph(device):
-    inputs = make_inputs(2, 8, 5, 7, 2, 4, device=device, dtype=torch.float32)
+@every_format
+def test_compiles_in_one_graph(memory_format, device):
+    inputs = make_inputs(2, 32, 5, 7, 2, 2, device=device, dtype=torch.float32)
+    inputs = [t.contiguous(memory_format=FORMATS[memory_format]) for t in inputs]
     grads = []
-    for function in (point_sample, torch.compile(point_sample, fullgraph=True)):
+    backend = "inductor" if memory_format == "contiguous" else "aot_eager"
+    compiled = torch.compile(point_sample, fullgraph=True, backend=backend)
+    for function in (point_sample, compiled):
         x, offset = (t.clone().requires_grad_() for t in inputs)
-        out = function(x, offset, 2, 4)
-        assert_close(out, point_sample_loop(x, offset, 2, 4))
+        out = function(x, offset, 2, 2)
+        assert_close(out, point_sample_loop(x, offset, 2, 2))
+        assert out.is_contiguous(memory_format=FORMATS[memory_format])
         out.square().sum().backward()
         grads.append((x.grad, offset.grad))
-    for compiled, eager in zip(*grads, strict=True):
-        torch.testing.assert_close(compiled, eager, rtol=1e-4, atol=1e-4)
+    for eager, actual in zip(*grads, strict=True):
+        torch.testing.assert_close(actual, eager, rtol=1e-4, atol=1e-4)
 
 
 def test_no_warnings(device):
@@ -201,46 +331,24 @@ def test_errors_name_what_would_fit(name):
         point_sample(torch.zeros(x), torch.zeros(offset), s, groups)
 
 
-@pytest.mark.parametrize(
-    ("channels", "parts"),
-    [(1, 1), (7, 1), (8, 1), (16, 1), (17, 1), (24, 2), (34, 2), (40, 4), (64, 4), (256, 16)],
-)
-def test_channels_are_sampled_in_parts_that_fit_in_a_cache(channels, parts):
-    assert parts_of(channels) == parts
-
-
-def test_parts_of_channels_make_no_difference(device):
-    """40 channels a group, in four parts on a CPU, against each channel sampled by itself."""
-    shape = (2, 80, 5, 6, 2, 2)
-    x, offset = make_inputs(*shape, device=device, dtype=torch.float64)
-    x.requires_grad_()
-    offset.requires_grad_()
-    out = point_sample(x, offset, 2, 2)
-    grads = torch.autograd.grad(out.square().sum(), (x, offset))
-    halves = offset.view(2, 2, 2, 4, 5, 6).unbind(2)  # of the two groups
-    alone = [point_sample(x[:, c : c + 1], halves[c // 40].flatten(1, 2), 2, 1) for c in range(80)]
-    assert_close(out, torch.cat(alone, dim=1))
-    expected = torch.autograd.grad(torch.cat(alone, dim=1).square().sum(), (x, offset))
-    for actual, wanted in zip(grads, expected, strict=True):
-        assert_close(actual, wanted)
-
-
 def test_two_devices_are_refused():
     with pytest.raises(ValueError, match="x and offset must be on one device, got cpu and meta"):
         point_sample(torch.zeros(1, 4, 3, 5), torch.zeros(1, 8, 3, 5, device="meta"), 2)
 
 
+@every_format
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf"), 1e30], ids=str)
-def test_offsets_that_are_no_positions_read_and_write_inside_the_map(value, device):
+def test_offsets_that_are_no_positions_read_and_write_inside_the_map(value, memory_format, device):
     """As far as it goes to one side; a NaN is in the first pixel, with no gradient of its own."""
-    x, offset = make_inputs(1, 4, 3, 5, 2, 1, device=device, dtype=torch.float32)
+    x, offset = make_inputs(1, 16, 3, 5, 2, 1, device=device, dtype=torch.float32)
+    x = x.contiguous(memory_format=FORMATS[memory_format])
     offset[0, :, 1, 2] = value
     x.requires_grad_()
     offset.requires_grad_()
     out = point_sample(x, offset, 2, 1)
     corner = (0, 0) if value != value or value < 0 else (2, 4)
     sampled = out[0, :, 2:4, 4:6]
-    assert_close(sampled, x[0, :, corner[0], corner[1]].view(4, 1, 1).expand_as(sampled))
+    assert_close(sampled, x[0, :, corner[0], corner[1]].view(16, 1, 1).expand_as(sampled))
     out.sum().backward()
     assert x.grad.isfinite().all() and offset.grad.isfinite().all()
     assert torch.equal(offset.grad[0, :, 1, 2], torch.zeros(8, device=device))
@@ -253,9 +361,42 @@ def test_offsets_that_are_no_positions_read_and_write_inside_the_map(value, devi
         ((torch.zeros(1, 4, 2, 2), torch.zeros(1, 8, 2, 2), "2"), TypeError, "scale_factor"),
         ((None, torch.zeros(1, 8, 2, 2)), TypeError, "x"),
         ((torch.zeros(1, 4, 2, 2).long(), torch.zeros(1, 8, 2, 2)), TypeError, "int64"),
+        ((torch.zeros(1, 4, 2, 2), None), InvalidType, "^offset must be .*, got NoneType$"),
+        (
+            (torch.zeros(1, 4, 2, 2), torch.zeros(1, 8, 2, 2).long()),
+            InvalidType,
+            "^offset must be a floating-point tensor, got torch.int64$",
+        ),
+        ((torch.zeros(1, 4, 2, 2), torch.zeros(8, 2, 2)), InvalidValue, "^offset must be "),
+        ((torch.zeros(1, 4, 0, 2), torch.zeros(1, 8, 0, 2)), InvalidValue, "at least one pixel"),
+        ((torch.zeros(1, 4, 2, 2), torch.zeros(1, 8, 2, 2), 2.0), InvalidType, "^scale_factor"),
+        ((torch.zeros(1, 4, 2, 2), torch.zeros(1, 8, 2, 2), 2, True), InvalidType, "^groups"),
+        (
+            (torch.zeros(1, 4, 2, 2), torch.zeros(1, 8, 2, 2), 2, np.bool_(True)),
+            InvalidType,
+            "^groups must be an integer >= 1, got ",
+        ),
     ],
-    ids=["groups", "scale_factor", "x", "dtype"],
+    ids=[
+        "groups",
+        "scale_factor",
+        "x",
+        "dtype",
+        "offset",
+        "offset-dtype",
+        "offset-rank",
+        "empty",
+        "float",
+        "bool",
+        "numpy-bool",
+    ],
 )
 def test_settings_are_checked(arguments, error, named):
     with pytest.raises(error, match=named):
         point_sample(*arguments)
+
+
+def test_numpy_integers_are_integers():
+    x, offset = make_inputs(1, 4, 3, 5, 2, 2)
+    out = point_sample(x, offset, np.int64(2), np.uint8(2))
+    assert torch.equal(out, point_sample(x, offset, 2, 2))

@@ -9,9 +9,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from mmdysample.ops import reassemble, window_tiles
+from mmdysample.ops import naive, reassemble, window_tiles
 from tests.ops.windows import FORMATS, IDS, SHAPES, Function, peak_memory
-from tests.reference.reassemble import random_inputs, reassemble_unfolded
+from tests.reference.reassemble import random_inputs
 from tests.reference.reassemble import reassemble as reassemble_loop
 from tests.utils import assert_close, needs_compiler
 
@@ -38,7 +38,7 @@ def test_keeps_the_memory_format_of_x(memory_format, device):
 def test_unfolded_way_equals_loop(shape):
     """The rival of the benchmark computes the same."""
     x, kernel = random_inputs(*shape, dtype=torch.float64)
-    assert_close(reassemble_unfolded(x, kernel, *shape[4:]), reassemble_loop(x, kernel, *shape[4:]))
+    assert_close(naive.reassemble(x, kernel, *shape[4:]), reassemble_loop(x, kernel, *shape[4:]))
 
 
 @pytest.mark.parametrize("memory_format", FORMATS)
@@ -50,7 +50,7 @@ def test_result_and_gradients_do_not_depend_on_tiles(shape, tile_bytes, memory_f
     x, kernel = random_inputs(*shape, dtype=torch.float64)
     x.requires_grad_()
     kernel.requires_grad_()
-    expected = reassemble_unfolded(x, kernel, *shape[4:])
+    expected = naive.reassemble(x, kernel, *shape[4:])
     grad = torch.randn_like(expected)
     expected_grads = torch.autograd.grad(expected, (x, kernel), grad)
     out = reassemble(x.contiguous(memory_format=FORMATS[memory_format]), kernel, *shape[4:])
@@ -100,7 +100,7 @@ def test_half_precision_accumulates_in_float32(dtype, device):
     x, kernel = x.to(dtype).requires_grad_(), kernel.to(dtype).requires_grad_()
     grad = torch.randn(1, 8, 12, 10, dtype=torch.float64, device=device).to(dtype)
     exact = [t.detach().double().requires_grad_() for t in (x, kernel)]
-    expected = reassemble_unfolded(*exact, 5)
+    expected = naive.reassemble(*exact, 5)
     expected_grads = torch.autograd.grad(expected, exact, grad.double())
     out = reassemble(x, kernel, 5)
     grads = torch.autograd.grad(out, (x, kernel), grad)
@@ -119,7 +119,7 @@ def test_dtypes_may_differ(device):
     out = reassemble(x, kernel, 3)
     out.float().sum().backward()
     assert (out.dtype, x.grad.dtype, kernel.grad.dtype) == (x.dtype, x.dtype, torch.float32)
-    assert_close(out, reassemble_unfolded(x.double(), kernel.double(), 3))
+    assert_close(out, naive.reassemble(x.double(), kernel.double(), 3))
 
 
 def test_autocast_does_not_lower_the_precision(device):
@@ -129,7 +129,7 @@ def test_autocast_does_not_lower_the_precision(device):
         out = reassemble(x, kernel, 5)
         (grad,) = torch.autograd.grad(out.square().sum(), x)
     assert out.dtype == torch.float32
-    expected = reassemble_unfolded(x, kernel, 5)
+    expected = naive.reassemble(x, kernel, 5)
     assert_close(out, expected)
     assert_close(grad, torch.autograd.grad(expected.square().sum(), x)[0])
 
@@ -151,11 +151,13 @@ def test_views(slices, device):
 
 
 def test_empty_batch(device):
-    x, kernel = random_inputs(0, 4, 3, 4, 3, 2, device=device)
-    x.requires_grad_()
-    out = reassemble(x, kernel, 3)
-    out.sum().backward()
-    assert out.shape == (0, 4, 6, 8) and x.grad.shape == x.shape
+    inputs = [t.requires_grad_() for t in random_inputs(0, 4, 3, 4, 3, 2, device=device)]
+    out = reassemble(*inputs, 3)
+    assert out.shape == (0, 4, 6, 8)
+    for _ in range(2):
+        grads = torch.autograd.grad(out.sum(), inputs, create_graph=True)
+        assert [t.shape for t in grads] == [t.shape for t in inputs]
+        out = grads[0] * 2 + grads[1].sum()
 
 
 @pytest.mark.parametrize("backward", [0, 1, 2], ids=["forward", "first gradient", "second"])
@@ -192,7 +194,7 @@ def test_peak_memory_sees_an_unfolded_map():
     """The measure itself: the unfolded map and its products, both at a time."""
     x, kernel = random_inputs(1, 16, 20, 20, 5, 2)
     repeated = 25 * 16 * 40 * 40 * 4
-    assert peak_memory(lambda: reassemble_unfolded(x, kernel, 5)) >= 2 * repeated
+    assert peak_memory(lambda: naive.reassemble(x, kernel, 5)) >= 2 * repeated
 
 
 @needs_compiler

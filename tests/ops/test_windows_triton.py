@@ -5,12 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 
-from mmdysample.ops import local_similarity, reassemble
+from mmdysample.ops import local_similarity, naive, reassemble
 from mmdysample.ops.backend import use_backend
 from tests.ops.triton_cases import FORMATS, needs_gpu, needs_triton, on, run
 from tests.reference.local_similarity import local_similarity as local_similarity_loop
-from tests.reference.local_similarity import local_similarity_unfolded
-from tests.reference.reassemble import random_inputs, reassemble_unfolded
+from tests.reference.reassemble import random_inputs
 from tests.reference.reassemble import reassemble as reassemble_loop
 from tests.utils import assert_close
 
@@ -30,8 +29,8 @@ SHAPES = [
 ]
 IDS = ["b{}-c{}-{}x{}-k{}-s{}-g{}".format(*shape) for shape in SHAPES]
 OPERATIONS = {
-    "reassemble": (reassemble, reassemble_loop, reassemble_unfolded),
-    "local_similarity": (local_similarity, local_similarity_loop, local_similarity_unfolded),
+    "reassemble": (reassemble, reassemble_loop, naive.reassemble),
+    "local_similarity": (local_similarity, local_similarity_loop, naive.local_similarity),
 }
 
 
@@ -87,9 +86,7 @@ def test_mixed_dtypes():
     actual = run("triton", reassemble, inputs, settings)
     assert [t.dtype for t in actual] == [torch.bfloat16, torch.bfloat16, torch.float32]
     exact = [t.detach().double().requires_grad_() for t in inputs]
-    for value, wanted in zip(
-        actual, run("torch", reassemble_unfolded, exact, settings), strict=True
-    ):
+    for value, wanted in zip(actual, run("torch", naive.reassemble, exact, settings), strict=True):
         assert_close(value, wanted)
 
 

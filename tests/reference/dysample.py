@@ -1,4 +1,4 @@
-"""DySample, derived twice: in loops over pixels, and in PyTorch as the paper draws it.
+"""DySample in loops over pixels; in PyTorch as the paper draws it, it is in the package.
 
 Liu, Lu, Fu, Cao: "Learning to Upsample by Learning to Sample", ICCV 2023, section 3 and Fig. 6.
 Weights are those of 1x1 convolutions, (out, in, 1, 1); a bias or ``scope`` may be None.
@@ -10,10 +10,12 @@ import itertools
 import math
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
+from mmdysample.ops.naive import dysample as dysample_torch
 from tests.reference.point_sample import point_sample
+
+__all__ = ["dysample", "dysample_torch"]
 
 
 def dysample(
@@ -78,66 +80,3 @@ def shuffled_conv1x1(x: Tensor, weight: Tensor, bias: Tensor | None, scale_facto
         channel = c * s * s + (row % s) * s + col % s
         out[b, channel, row // s, col // s] = fine[b, c, row, col]
     return out
-
-
-def dysample_torch(
-    x: Tensor,
-    offset_weight: Tensor,
-    offset_bias: Tensor,
-    scope_weight: Tensor | None = None,
-    scope_bias: Tensor | None = None,
-    *,
-    scale_factor: int = 2,
-    groups: int = 4,
-    style: str = "lp",
-    scope_factor: float | None = None,
-    initial_position: str = "bilinear",
-) -> Tensor:
-    """In PyTorch, differentiable: offsets shuffled to the output's resolution, then grid_sample."""
-    s = scale_factor
-
-    def project(weight: Tensor, bias: Tensor | None) -> Tensor:
-        """(B, C, H, W) -> (B, 2*g, s*H, s*W)."""
-        if style == "pl":
-            return F.conv2d(F.pixel_shuffle(x, s), weight, bias)
-        return F.pixel_shuffle(F.conv2d(x, weight, bias), s)
-
-    offset = project(offset_weight, offset_bias)
-    if scope_weight is None:
-        offset = offset * (0.25 if scope_factor is None else scope_factor)
-    else:
-        factor = 0.5 if scope_factor is None else scope_factor
-        offset = offset * factor * torch.sigmoid(project(scope_weight, scope_bias))
-    return _sample_shuffled(x, offset, s, groups, initial_position)
-
-
-def point_sample_torch(x: Tensor, offset: Tensor, scale_factor: int = 2, groups: int = 1) -> Tensor:
-    """The primitive that way: offsets (B, 2*g*s*s, H, W) from pixel centres."""
-    offset = F.pixel_shuffle(offset, scale_factor)
-    return _sample_shuffled(x, offset, scale_factor, groups, "nearest")
-
-
-def _sample_shuffled(
-    x: Tensor, offset: Tensor, scale_factor: int, groups: int, initial_position: str
-) -> Tensor:
-    """Offsets (B, 2*g, s*H, s*W) -> coordinates as grid_sample takes them -> (B, C, s*H, s*W)."""
-    s, g = scale_factor, groups
-    batch, channels, height, width = x.shape
-    offset = offset.reshape(batch, 2, g, s * height, s * width)
-    # Output pixel p lies at (p + 0.5) / s - 0.5 in input pixels; for 'nearest' at p // s.
-    rows = torch.arange(s * height, dtype=x.dtype, device=x.device)
-    columns = torch.arange(s * width, dtype=x.dtype, device=x.device)
-    if initial_position == "bilinear":
-        rows, columns = (rows + 0.5) / s - 0.5, (columns + 0.5) / s - 0.5
-    else:
-        rows, columns = rows.div(s, rounding_mode="floor"), columns.div(s, rounding_mode="floor")
-    grid_x = (offset[:, 0] + columns + 0.5) * 2 / width - 1
-    grid_y = (offset[:, 1] + rows[:, None] + 0.5) * 2 / height - 1
-    grid = torch.stack((grid_x, grid_y), dim=-1).flatten(0, 1)
-    out = F.grid_sample(
-        x.reshape(batch * g, channels // g, height, width),
-        grid,
-        padding_mode="border",
-        align_corners=False,
-    )
-    return out.reshape(batch, channels, s * height, s * width)

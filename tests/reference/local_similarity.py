@@ -1,10 +1,9 @@
-"""Local similarity by its definition, and in the straightforward way that unfolds the map."""
+"""Local similarity by its definition."""
 
 from __future__ import annotations
 
 import itertools
 
-import torch.nn.functional as F
 from torch import Tensor
 
 
@@ -20,15 +19,3 @@ def local_similarity(query: Tensor, key: Tensor, kernel_size: int, scale_factor:
             if 0 <= y < height and 0 <= z < width:
                 out[b, i * k + j, row, col] = query[b, :, row, col] @ key[b, :, y, z]
     return out
-
-
-def local_similarity_unfolded(
-    query: Tensor, key: Tensor, kernel_size: int, scale_factor: int = 2
-) -> Tensor:
-    """Unfold ``key``, repeat each window for its s*s pixels, multiply by ``query`` and add up."""
-    batch, channels, height, width = key.shape
-    k, s = kernel_size, scale_factor
-    windows = F.unfold(key, k, padding=k // 2).view(batch, channels * k * k, height, width)
-    windows = F.interpolate(windows, scale_factor=s, mode="nearest")
-    windows = windows.view(batch, channels, k * k, s * height, s * width)
-    return (windows * query.unsqueeze(2)).sum(1)

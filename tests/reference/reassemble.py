@@ -1,11 +1,10 @@
-"""Reassembly by its definition, and in the straightforward way that unfolds the whole map."""
+"""Reassembly by its definition."""
 
 from __future__ import annotations
 
 import itertools
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 
@@ -28,20 +27,6 @@ def reassemble(
                 weight = kernel[b, group * k * k + i * k + j, row, col]
                 out[b, span, row, col] += weight * x[b, span, y, z]
     return out
-
-
-def reassemble_unfolded(
-    x: Tensor, kernel: Tensor, kernel_size: int, scale_factor: int = 2, groups: int = 1
-) -> Tensor:
-    """Unfold ``x``, repeat each window for its s*s pixels, multiply by the kernels and add up."""
-    batch, channels, height, width = x.shape
-    k, s = kernel_size, scale_factor
-    windows = F.unfold(x, k, padding=k // 2).view(batch, channels * k * k, height, width)
-    windows = F.interpolate(windows, scale_factor=s, mode="nearest")
-    size = (s * height, s * width)
-    windows = windows.view(batch, groups, channels // groups, k * k, *size)
-    products = windows * kernel.view(batch, groups, 1, k * k, *size)
-    return products.sum(3).view(batch, channels, *size)
 
 
 def random_inputs(

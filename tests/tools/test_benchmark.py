@@ -333,7 +333,7 @@ def test_least_bytes_of_similarities_are_those_of_their_float32_result(benchmark
 
 def test_one_operation_that_is_refused_leaves_the_others(benchmark, monkeypatch, tmp_path, capsys):
     operations = sys.modules["operations"]
-    monkeypatch.setattr(operations, "reassemble", lambda *a: 2 * operations.reassemble_unfolded(*a))
+    monkeypatch.setattr(operations, "reassemble", lambda *a: 2 * operations.naive.reassemble(*a))
     assert benchmark.main(["--repeats", "1", "--out", str(tmp_path)]) == 1
     assert {row["operation"] for row in read(tmp_path)} == {"point_sample", "local_similarity"}
     assert "no ratios: reassemble" in capsys.readouterr().err

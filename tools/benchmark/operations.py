@@ -4,7 +4,7 @@ An operation is built for a shape; its *ways* work on the same tensors:
 
 ours      the library
 torch     the library without its GPU kernels, on a GPU; measure.py switches them off
-naive     the operator as a paper writes it, in plain PyTorch (tests/reference/)
+naive     the operator as a paper writes it, in plain PyTorch (mmdysample/ops/naive.py)
 bilinear  F.interpolate on the same map, which no learned upsampler computes: the usual yardstick
 """
 
@@ -24,17 +24,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mmdysample import DySample, Upsampler, build_upsampler
-from mmdysample.ops import local_similarity, point_sample, reassemble
-from tests.reference.dysample import dysample_torch, point_sample_torch
-from tests.reference.local_similarity import local_similarity_unfolded
-from tests.reference.reassemble import reassemble_unfolded
+from mmdysample.ops import local_similarity, naive, point_sample, reassemble
 
 PRESETS = Path(__file__).resolve().parents[2] / "configs/_base_/upsamplers"
 FORMATS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
 NAIVE = {
-    "reassemble": reassemble_unfolded,
-    "local_similarity": local_similarity_unfolded,
-    "point_sample": point_sample_torch,
+    "reassemble": naive.reassemble,
+    "local_similarity": naive.local_similarity,
+    "point_sample": naive.point_sample,
 }
 
 
@@ -116,9 +113,7 @@ def build_reassemble(shape: Shape, place: Place) -> Work:
     x = place.put(random(*shape[:4]))
     kernel = place.put(random(shape.batch, shape.kernel_size**2, *upsampled(shape)).softmax(1))
     arguments = (x, kernel, shape.kernel_size, shape.scale_factor)
-    ways = dict(
-        ours=partial(reassemble, *arguments), naive=partial(reassemble_unfolded, *arguments)
-    )
+    ways = dict(ours=partial(reassemble, *arguments), naive=partial(naive.reassemble, *arguments))
     return Work(ways, (x, kernel))
 
 
@@ -130,7 +125,7 @@ def build_local_similarity(shape: Shape, place: Place) -> Work:
     arguments = (query, key, shape.kernel_size, shape.scale_factor)
     ways = dict(
         ours=partial(local_similarity, *arguments),
-        naive=partial(local_similarity_unfolded, *arguments),
+        naive=partial(naive.local_similarity, *arguments),
     )
     return Work(ways, (query, key))
 
@@ -145,7 +140,7 @@ def build_point_sample(shape: Shape, place: Place) -> Work:
     offset = place._replace(dtype=torch.float32).put(offset)  # coordinates always are
     ways = dict(
         ours=lambda: point_sample(x, offset, s, groups),
-        naive=lambda: point_sample_torch(x, offset.to(place.dtype), s, groups),
+        naive=lambda: naive.point_sample(x, offset.to(place.dtype), s, groups),
     )
     return Work(ways, (x, offset))
 
@@ -175,9 +170,9 @@ def build_preset(upsample_cfg: dict, shape: Shape, place: Place) -> Work:
     arguments = (x, guide) if upsampler.guided else (x,)
 
     ways: dict[str, Callable[[], Tensor]] = dict(ours=partial(upsampler, *arguments))
-    naive = naive_way(upsampler, *arguments)
-    if naive is not None:
-        ways["naive"] = naive
+    rival = naive_way(upsampler, *arguments)
+    if rival is not None:
+        ways["naive"] = rival
     if not upsampler.any_size:
         ways["bilinear"] = partial(interpolate, x, shape.scale_factor)
     return Work(
@@ -201,7 +196,7 @@ def naive_way(upsampler: Upsampler, *arguments: Tensor) -> Callable[[], Tensor] 
     if isinstance(upsampler, DySample):
         scope = upsampler.scope if upsampler.dyscope else None
         return partial(
-            dysample_torch,
+            naive.dysample,
             arguments[0],
             upsampler.offset.weight,
             upsampler.offset.bias,

@@ -17,7 +17,7 @@ import os
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # for tests.reference
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # where nothing is installed
 
 import report
 import torch
