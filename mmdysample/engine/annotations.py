@@ -58,12 +58,13 @@ def read_annotations(
     if "annotations" not in content and not annotated:
         return content
     annotations = _records(content, "annotations", path)
-    known = {category["id"] for category in categories}
+    chosen = {c["id"] for c in categories if classes is None or c["name"] in classes}
     if panoptic:
-        _check_panoptic(annotations, sizes, known, path)
+        _check_panoptic(annotations, sizes, chosen, path)
         return content
+    known = {category["id"] for category in categories}
     _check_ids(annotations, "annotation", path, {"id"})
-    masked = {c["id"] for c in categories if masks and (classes is None or c["name"] in classes)}
+    masked = chosen if masks else set()
     for annotation in annotations:
         wrong = _wrong_object(annotation, sizes, known) or _wrong_mask(annotation, sizes, masked)
         if not wrong and evaluated:
@@ -182,7 +183,7 @@ def _wrong_object(
     if not isinstance(image, (int, str)) or image not in sizes:
         return "is of an image that is not among the images of the file"
     if not isinstance(category, int) or category not in known:
-        return f"is of category {category!r}, which is not among the categories of the file"
+        return f"is of category {category!r}, which is not among the categories"
     box, area = annotation["bbox"], annotation["area"]
     if not isinstance(box, list) or len(box) != 4 or not _are_numbers([*box, area]):
         return (

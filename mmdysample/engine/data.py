@@ -109,7 +109,7 @@ def _read(dataset: BaseDataset) -> None:
         # Large files take long to be read twice.
         dataset.COCOAPI = lambda path: api
     elif reader == "BaseSegDataset" and not dataset.ann_file:
-        check_directories(dataset, labelled=any(map(_loads_labels, dataset.pipeline.transforms)))
+        check_directories(dataset, labelled=any(map(_loads_labels, _flattened(dataset.pipeline))))
     # To serialize no samples fails in numpy.
     serialized, dataset.serialize_data = dataset.serialize_data, False
     dataset.full_init()
@@ -133,7 +133,7 @@ def _checked_api(dataset: Any) -> Any:
         dataset.ann_file,
         dataset.metainfo.get("classes"),
         panoptic="CocoPanopticDataset" in _ancestors(type(dataset)),
-        masks=any(getattr(t, "with_mask", False) for t in dataset.pipeline.transforms),
+        masks=any(getattr(t, "with_mask", False) for t in _flattened(dataset.pipeline)),
         annotated=not dataset.test_mode,
         backend_args=dataset.backend_args,
     )
@@ -157,10 +157,11 @@ def _put_checks(pipeline: Compose, dataset: Any) -> None:
             after = [ImageSizeCheck(getattr(dataset, "ann_file", ""))]
         elif _loads_labels(transform) and hasattr(dataset, "ignore_index"):
             classes = dataset.metainfo.get("classes")
-            before = [ImageFileCheck("seg_map_path", labels=True)]
+            before = [ImageFileCheck("seg_map_path", "label map", labels=True)]
             after = [LabelMapCheck(classes and len(classes), dataset.ignore_index)]
-        # Of test-time augmentation.
-        for branch in getattr(transform, "subroutines", ()):
+        elif _loads_labels(transform):
+            before = [ImageFileCheck("seg_map_path", "map of segments")]
+        for branch in _branches(transform):
             _put_checks(branch, dataset)
         steps += [*before, transform, *after]
     pipeline.transforms = steps
@@ -175,10 +176,20 @@ def _loads_image(transform: Any) -> bool:
 
 
 def _loads_labels(transform: Any) -> bool:
-    branches = getattr(transform, "subroutines", ())
-    return "LoadAnnotations" in _ancestors(type(transform)) or any(
-        _loads_labels(inner) for branch in branches for inner in branch.transforms
-    )
+    named = "LoadAnnotations" in _ancestors(type(transform))
+    return named and getattr(transform, "with_seg", False)
+
+
+def _branches(transform: Any) -> list[Compose]:
+    """The pipelines of test-time augmentation."""
+    return getattr(transform, "subroutines", [])
+
+
+def _flattened(pipeline: Compose) -> Iterator[Any]:
+    for transform in pipeline.transforms:
+        yield transform
+        for branch in _branches(transform):
+            yield from _flattened(branch)
 
 
 def _leaves(dataset: Any) -> Iterator[Any]:

@@ -13,7 +13,7 @@ from typing import Any
 
 import cv2
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from mmdysample.errors import UserError
 
@@ -28,11 +28,13 @@ class ImageFileCheck:
 
     Args:
         key: of the sample's file.
-        labels: whether it is a label map, whose values must be from 0 to 255.
+        kind: what the file is, for the message.
+        labels: whether its values are labels, from 0 to 255.
     """
 
-    def __init__(self, key: str, labels: bool = False) -> None:
+    def __init__(self, key: str, kind: str = "image", labels: bool = False) -> None:
         self.key = key
+        self.kind = kind
         self.labels = labels
 
     def __call__(self, results: dict) -> dict:
@@ -43,7 +45,7 @@ class ImageFileCheck:
         """
         path = results.get(self.key)
         if path is not None and "://" not in str(path):
-            _check_file(str(path), self.labels)
+            check_image_file(str(path), self.kind, self.labels)
         return results
 
 
@@ -69,8 +71,8 @@ class ImageSizeCheck:
         )
 
 
-def _check_file(path: str, labels: bool) -> None:
-    kind = "label map" if labels else "image"
+def check_image_file(path: str, kind: str = "image", labels: bool = False) -> None:
+    """Raise UserError as `ImageFileCheck` does."""
     try:
         content = Path(path).read_bytes()
     except OSError as error:
@@ -86,7 +88,7 @@ def _check_file(path: str, labels: bool) -> None:
             f"the {kind} {path} has more than {MAX_PIXELS:,} pixels by its header: it is damaged, "
             "or has to be cut into parts"
         ) from error
-    except (UnidentifiedImageError, SyntaxError, ValueError) as error:
+    except (OSError, SyntaxError, ValueError) as error:
         # OpenCV knows formats that PIL does not.
         if _decodes(content):
             return

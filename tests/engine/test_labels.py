@@ -1,6 +1,9 @@
-"""Label maps are checked when they are read: their size, and every label at the limits."""
+"""Label maps: their size, every label at the limits, and that every image has one."""
 
 from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -8,7 +11,7 @@ pytest.importorskip("mmengine", reason="needs mmengine: bash tools/setup_env.sh 
 
 import numpy as np
 
-from mmdysample.engine.labels import LabelMapCheck
+from mmdysample.engine.labels import LabelMapCheck, check_directories
 from mmdysample.errors import UserError
 
 
@@ -37,3 +40,127 @@ def test_another_size_is_refused(size):
     says = rf"a.png is {size[0]}x{size[1]} \(height x width\), but its image a.jpg is 4x6"
     with pytest.raises(UserError, match=says):
         LabelMapCheck(3, 255)(results(size=size))
+
+
+def test_several_channels_are_refused():
+    """Colours are not labels; mmseg would train on three label maps in one."""
+    given = results() | dict(gt_seg_map=np.zeros((4, 6, 3), np.uint8))
+    with pytest.raises(UserError, match=r"a.png has 3 channels: a label map is an image of one"):
+        LabelMapCheck(3, 255)(given)
+
+
+def directories(
+    root: Path, images: str, labels: str, suffixes: tuple[str, str] = (".jpg", ".png"), **settings
+) -> SimpleNamespace:
+    """A data set of the files of these names; ``a/`` is a directory, ``a>`` a link to nothing."""
+    for name, names in (("images", images), ("labels", labels)):
+        (root / name).mkdir(exist_ok=True)
+        for file in names.split():
+            path = root / name / file.rstrip("/>")
+            path.parent.mkdir(parents=True, exist_ok=True)
+            if file.endswith("/"):
+                path.mkdir()
+            elif file.endswith(">"):
+                path.symlink_to("nothing")
+            else:
+                path.touch()
+    prefix = dict(img_path=str(root / "images"), seg_map_path=str(root / "labels"))
+    return SimpleNamespace(
+        **dict(
+            data_prefix=prefix,
+            img_suffix=suffixes[0],
+            seg_map_suffix=suffixes[1],
+            backend_args=None,
+        )
+        | settings
+    )
+
+
+CITYSCAPES = ("_leftImg8bit.png", "_gtFine_labelTrainIds.png")
+
+
+@pytest.mark.parametrize(
+    ("images", "labels", "suffixes"),
+    [
+        ("a.jpg b.jpg", "a.png b.png", (".jpg", ".png")),
+        ("a.jpg sub/b.jpg", "a.png sub/b.png", (".jpg", ".png")),
+        ("a.jpg Thumbs.db README.txt .hidden.JPG .DS_Store", "a.png b.txt", (".jpg", ".png")),
+        ("a.jpg a.JPG a.png", "a.png", (".jpg", ".png")),
+        ("a.jpg depth/a.png other.png", "a.png", (".jpg", ".png")),
+        (
+            "x/a_leftImg8bit.png x/b_leftImg8bit.png",
+            "x/a_gtFine_labelTrainIds.png x/a_gtFine_color.png x/a_gtFine_polygons.json "
+            "x/b_gtFine_labelTrainIds.png x/b_gtFine_labelIds.png",
+            CITYSCAPES,
+        ),
+    ],
+    ids=["plain", "below", "others", "twice", "depth", "cityscapes"],
+)
+def test_layouts_that_pass(tmp_path, images, labels, suffixes, caplog):
+    check_directories(directories(tmp_path, images, labels, suffixes), labelled=True)
+
+
+@pytest.mark.parametrize(
+    ("images", "labels", "suffixes", "says"),
+    [
+        (
+            "a.jpg b.JPG c.JPG",
+            "a.png b.png",
+            (".jpg", ".png"),
+            "2 .*/b.JPG does not end with img_s",
+        ),
+        ("a.jpg b.jpeg", "a.png b.png", (".jpg", ".png"), "1 .*/b.jpeg does not end with img_suff"),
+        ("a.jpg b.png", "a.png b.png", (".jpg", ".png"), "1 .*/b.png does not end with img_suffix"),
+        ("a.jpg b.jpg>", "a.png b.png", (".jpg", ".png"), "1 .*/b.jpg is a link to nothing"),
+        ("a.jpg b.jpg/", "a.png b.png", (".jpg", ".png"), "1 .*/b.jpg is a directory"),
+        ("x/a.JPG", "x/a.png", (".jpg", ".png"), "1 of the images .*/images/x/a.JPG does not end"),
+        (
+            "x/a_leftImg8bit.png x/b_leftImg8bit.jpg",
+            "x/a_gtFine_labelTrainIds.png x/b_gtFine_labelTrainIds.png",
+            CITYSCAPES,
+            "1 of the images .*b_leftImg8bit.jpg does not end with img_suffix='_leftImg8bit.png'",
+        ),
+        ("a.jpg b.jpg", "a.png", (".jpg", ".png"), "1 of 2 images .*/labels/b.png: no such file"),
+        ("a.jpg b.jpg", "a.png b.png>", (".jpg", ".png"), "1 of 2 images .*/b.png: no such file"),
+    ],
+)
+def test_images_are_not_left_out_in_silence(tmp_path, images, labels, suffixes, says):
+    with pytest.raises(UserError, match=f"^{says}"):
+        check_directories(directories(tmp_path, images, labels, suffixes), labelled=True)
+
+
+def test_images_without_labels(tmp_path):
+    """A test set: its images need no label maps, but none is left out."""
+    plain = directories(tmp_path, "a.jpg b.png", "")
+    check_directories(plain, labelled=False)
+    plain.data_prefix = dict(img_path=plain.data_prefix["img_path"])
+    check_directories(plain, labelled=True)
+    (tmp_path / "images" / "c.JPG").touch()
+    with pytest.raises(UserError, match=r"c.JPG does not end with img_suffix='\.jpg'"):
+        check_directories(plain, labelled=True)
+
+
+def test_label_maps_beside_the_images(tmp_path):
+    given = directories(tmp_path, "a.jpg a.png b.png", "")
+    given.data_prefix["seg_map_path"] = given.data_prefix["img_path"]
+    check_directories(given, labelled=True)
+
+
+def test_label_maps_without_images_are_told(tmp_path, monkeypatch):
+    """They may be those of another split; they may be all that is left of it."""
+    told = []
+    monkeypatch.setattr(
+        "mmdysample.engine.labels.print_log", lambda text, logger, level: told.append(text)
+    )
+    check_directories(directories(tmp_path, "a.jpg", "a.png b.png c.png"), labelled=True)
+    assert told == [
+        f"2 label maps in {tmp_path}/labels have no image in {tmp_path}/images, such as b.png"
+    ]
+
+
+def test_a_directory_that_is_not_there(tmp_path):
+    given = directories(tmp_path, "", "")
+    given.data_prefix["img_path"] = str(tmp_path / "nowhere")
+    with pytest.raises(UserError, match=r"nowhere: no such file or directory$"):
+        check_directories(given, labelled=True)
+    check_directories(directories(tmp_path, "", "", data_prefix=dict(img_path="s3://x")), True)
