@@ -89,7 +89,7 @@ def test_whole_images_pass(tmp_path, content):
         (encoded("PNG")[:-300], "its end is missing"),
         (png_header(0, 5), "damaged or in no known format"),
     ],
-    ids=["empty", "text", "byte", "header", "scan", "last", "thumbnail", "progressive", "png", "width-0"],
+    ids=lambda value: value if isinstance(value, str) else "",
 )
 def test_damaged_images(tmp_path, content, says):
     with pytest.raises(UserError, match=rf"^the image {tmp_path}/x cannot be read: .*{says}$"):
