@@ -140,11 +140,13 @@ CASES = {
         script=TEST,
     ),
     "polygon-far-away": Case(
-        mask([[1e9, -1e9, 1e9, 1e9, -1e9, 1e9]]),
+        mask([[5, 5, 1e9, 5, 30, 30]]),
         (*WHO, "far outside"),
         config=MASKS + IN_PROCESS,
     ),
-    "polygon-of-nan": Case(mask([[float("nan")] * 6]), (*WHO, "finite numbers"), config=MASKS),
+    "polygon-of-nan": Case(
+        mask([[5, 5, float("nan"), 5, 30, 30]]), (*WHO, "finite numbers"), config=MASKS
+    ),
     "polygon-empty": Case(mask([]), (*WHO, "no mask"), config=MASKS),
     "runs-do-not-add-up": Case(
         mask(dict(size=[72, 56], counts=[0, 4_000_000_000])), WHO, config=MASKS
