@@ -120,6 +120,9 @@ def _check_classes(classes: Any, names: list[Any], path: str) -> None:
     for name in names:
         if not isinstance(name, str):
             raise UserError(f"a category of {path} has the name {name!r}, which is no text")
+    repeated = [name for name in classes if list(classes).count(name) > 1]
+    if repeated:
+        raise UserError(f"classes of metainfo has {repeated[0]!r} more than once")
     missing = [name for name in classes if name not in names]
     if missing:
         more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
@@ -196,6 +199,8 @@ def _wrong_object(
         return f"has a box or an area of negative size: {box}, {area}"
     if left < low or top < low or left + width > high or top + height > high:
         return f"has a box far outside of its image of {_size(sizes[image])}: {box}"
+    if annotation.get("iscrowd", 0) not in (0, 1):
+        return f"must have an 'iscrowd' of 0 or 1, got {_short(annotation['iscrowd'])}"
     return None
 
 
@@ -255,7 +260,7 @@ def _decompress(text: str) -> list[int] | None:
     None if a character is none of these or a number is not complete, where that reads on in
     memory which is not the text's.
     """
-    codes = np.frombuffer(text.encode("utf-32-le"), np.uint32).astype(np.int64)
+    codes = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), np.uint32).astype(np.int64)
     if ((codes < _FIRST_CHARACTER) | (codes > _LAST_CHARACTER)).any():
         return None
     codes = codes - _FIRST_CHARACTER
@@ -277,8 +282,8 @@ def _decompress(text: str) -> list[int] | None:
 
 
 def _wrong_for_evaluation(annotation: Mapping) -> str | None:
-    if not isinstance(annotation.get("iscrowd"), int):
-        return "has no 'iscrowd' of 0 or 1, which COCO's evaluation needs"
+    if "iscrowd" not in annotation:
+        return "has no 'iscrowd', which COCO's evaluation needs"
     if annotation["id"] == 0:
         return "cannot be evaluated: COCO's evaluation takes the id 0 for 'not found'"
     return None

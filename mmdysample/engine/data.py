@@ -108,7 +108,7 @@ def _read(dataset: BaseDataset) -> None:
         api = _checked_api(dataset)
         # Large files take long to be read twice.
         dataset.COCOAPI = lambda path: api
-    elif reader == "BaseSegDataset" and not dataset.ann_file:
+    elif reader == "BaseSegDataset":
         check_directories(dataset, labelled=any(map(_loads_labels, _flattened(dataset.pipeline))))
     # To serialize no samples fails in numpy.
     serialized, dataset.serialize_data = dataset.serialize_data, False
@@ -163,7 +163,7 @@ def _put_checks(pipeline: Compose, dataset: Any) -> None:
             before = [ImageFileCheck("seg_map_path", "map of segments")]
         for branch in _branches(transform):
             _put_checks(branch, dataset)
-        steps += [*before, transform, *after]
+        steps += [*(before if _is_local(transform) else []), transform, *after]
     pipeline.transforms = steps
 
 
@@ -173,6 +173,12 @@ def _loads_image(transform: Any) -> bool:
         and not transform.ignore_empty
         and transform.imdecode_backend != "tifffile"
     )
+
+
+def _is_local(transform: Any) -> bool:
+    """Whether it reads the files of this machine by their paths."""
+    places = [getattr(transform, key, None) for key in ("backend_args", "file_client_args")]
+    return all((place or {}).get("backend", "local") == "local" for place in places)
 
 
 def _loads_labels(transform: Any) -> bool:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import os
+import stat
 from pathlib import Path
 from typing import Any
 
@@ -74,10 +75,15 @@ class ImageSizeCheck:
 def check_image_file(path: str, kind: str = "image", labels: bool = False) -> None:
     """Raise UserError as `ImageFileCheck` does."""
     try:
+        mode = os.stat(path).st_mode
+        # Reading from a pipe or a device may not end.
+        if not stat.S_ISREG(mode):
+            what = "is a directory" if stat.S_ISDIR(mode) else "is no regular file"
+            raise UserError(f"the {kind} {path} cannot be read: {what}")
         content = Path(path).read_bytes()
-    except OSError as error:
-        reason = os.strerror(error.errno).lower()
-        raise UserError(f"the {kind} {path} cannot be read: {reason}") from error
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise UserError(f"the {kind} {path} cannot be read: {reason.lower()}") from error
     if not content:
         raise UserError(f"the {kind} {path} cannot be read: the file is empty")
     try:

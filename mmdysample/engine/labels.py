@@ -79,16 +79,20 @@ def check_directories(dataset: Any, labelled: bool) -> None:
     suffix, label_suffix = dataset.img_suffix, dataset.seg_map_suffix
     if not image_dir or "://" in image_dir or dataset.backend_args:
         return
+    if dataset.ann_file and not os.path.isdir(dataset.ann_file):
+        # A list of the images to take, which leaves out on purpose.
+        if not os.path.isfile(dataset.ann_file):
+            raise UserError(f"the list of images {dataset.ann_file}: no such file")
+        return
+    labelled = labelled and label_dir is not None
     try:
         entries = dict(_walk(image_dir))
+        found = dict(_walk(label_dir)) if labelled and os.path.isdir(label_dir) else {}
     except OSError as error:
         raise UserError(
-            f"the directory of images {error.filename}: {os.strerror(error.errno).lower()}"
+            f"the directory {error.filename} cannot be read: {os.strerror(error.errno).lower()}"
         ) from error
-    taken = _stems(entries, suffix)
-    labelled = labelled and label_dir is not None
-    found = dict(_walk(label_dir)) if labelled and os.path.isdir(label_dir) else {}
-    labels = _stems(found, label_suffix)
+    taken, labels = _stems(entries, suffix), _stems(found, label_suffix)
 
     left_out = {}
     for name, what in entries.items():

@@ -186,6 +186,9 @@ def test_records(tmp_path, place, to, says):
         ("area", "12", "one as 'area'"),
         ("area", NAN, "one as 'area'"),
         ("area", -1, "negative size"),
+        ("iscrowd", "0", "an 'iscrowd' of 0 or 1, got '0'"),
+        ("iscrowd", None, "an 'iscrowd' of 0 or 1, got None"),
+        ("iscrowd", {}, "an 'iscrowd' of 0 or 1, got {}"),
         ("segmentation", 5, "polygons or run lengths"),
         ("segmentation", "5", "polygons or run lengths"),
         ("segmentation", [POLYGON, [1e9] * 6], "polygon far outside of its image of 6x8"),
@@ -206,6 +209,7 @@ def test_records(tmp_path, place, to, says):
         ("segmentation", dict(size=[6, 8], counts=[40]), "add up to 40, but its image has 48"),
         ("segmentation", dict(size=[6, 8], counts=[10**30]), "but its image has 48 pixels"),
         ("segmentation", dict(size=[6, 8], counts="wild \x00"), "must have run lengths"),
+        ("segmentation", dict(size=[6, 8], counts="\ud800"), "must have run lengths"),
         ("segmentation", dict(size=[6, 8], counts="é"), "must have run lengths"),
         ("segmentation", dict(size=[6, 8], counts=""), "must have run lengths"),
         ("segmentation", dict(size=[6, 8], counts="o"), "must have run lengths"),
@@ -245,7 +249,7 @@ def test_masks_where_they_are_needed(tmp_path):
 def test_what_evaluation_needs(tmp_path):
     """pycocotools reads 'iscrowd', and takes a match with annotation 0 for none."""
     without = changed(CONTENT, "annotations", 0, "iscrowd", to=type)
-    assert "has no 'iscrowd' of 0 or 1" in refusal(tmp_path, without, evaluated=True)
+    assert "has no 'iscrowd', which" in refusal(tmp_path, without, evaluated=True)
     zero = changed(CONTENT, "annotations", 0, "id", to=0)
     assert "takes the id 0 for 'not found'" in refusal(tmp_path, zero, evaluated=True)
     for content in (without, zero):
@@ -262,6 +266,8 @@ def test_classes(tmp_path):
     twice = changed(CONTENT, "categories", 0, "name", to="dog")
     assert refusal(tmp_path, twice, "dog") == "FILE has several categories of the name 'dog'"
     path = write(tmp_path / "x.json", CONTENT)
+    with pytest.raises(UserError, match="classes of metainfo has 'dog' more than once"):
+        read_annotations(path, ["dog", "cat", "dog"])
     with pytest.raises(UserError, match="must be a list of names, got 'cat'"):
         read_annotations(path, "cat")
 

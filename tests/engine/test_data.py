@@ -136,6 +136,13 @@ def test_images_that_may_be_missing_are_passed_over(data, scope):
     load(data, cfg)
 
 
+def test_files_of_another_backend_are_not_looked_for_here(data, scope):
+    cfg = detector(data)
+    cfg["pipeline"][0]["backend_args"] = dict(backend="http")
+    names = [type(step).__name__ for step in build_data_set(cfg).pipeline.transforms]
+    assert names[:3] == ["LoadImageFromFile", "ImageSizeCheck", "LoadAnnotations"]
+
+
 def test_label_maps_of_test_time_augmentation_are_checked(data, scope):
     config = Config.fromfile(write_config("segmentor", data, data.parent / "config.py"))
     labels = data / "labels" / "003.png"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import struct
 import zlib
 from pathlib import Path
@@ -108,6 +109,12 @@ def test_what_is_no_file(tmp_path):
         check(tmp_path / "link")
     with pytest.raises(UserError, match=f"the label map {tmp_path} cannot be read: is a directory"):
         check(tmp_path, kind="label map")
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path / "pipe", Path("/dev/zero")):
+        with pytest.raises(UserError, match=f"{path} cannot be read: is no regular file"):
+            check(path)
+    with pytest.raises(UserError, match="cannot be read: embedded null byte"):
+        check(Path("a\0b"))
 
 
 def test_what_is_not_on_this_machine_is_left_to_its_backend():

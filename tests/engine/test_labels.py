@@ -71,6 +71,7 @@ def directories(
             img_suffix=suffixes[0],
             seg_map_suffix=suffixes[1],
             backend_args=None,
+            ann_file="",
         )
         | settings
     )
@@ -161,6 +162,14 @@ def test_label_maps_without_images_are_told(tmp_path, monkeypatch):
 def test_a_directory_that_is_not_there(tmp_path):
     given = directories(tmp_path, "", "")
     given.data_prefix["img_path"] = str(tmp_path / "nowhere")
-    with pytest.raises(UserError, match=r"nowhere: no such file or directory$"):
+    with pytest.raises(UserError, match=r"nowhere cannot be read: no such file or directory$"):
         check_directories(given, labelled=True)
     check_directories(directories(tmp_path, "", "", data_prefix=dict(img_path="s3://x")), True)
+
+
+def test_a_list_of_images_leaves_out_on_purpose(tmp_path):
+    given = directories(tmp_path, "a.jpg b.JPG", "a.png b.png", ann_file=str(tmp_path / "list.txt"))
+    with pytest.raises(UserError, match=r"the list of images .*/list.txt: no such file$"):
+        check_directories(given, labelled=True)
+    (tmp_path / "list.txt").write_text("a\n")
+    check_directories(given, labelled=True)
