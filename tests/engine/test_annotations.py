@@ -77,6 +77,7 @@ def refusal(tmp_path: Path, content: Any, *classes: str, **settings) -> str:
     [
         POLYGON,
         [[1, 1, 5, 1, 5, 4.5], POLYGON],
+        [POLYGON, POLYGON[:4]],  # mmdet passes over the second
         [[-1.5, -1, 9, 0, 5, 7]],  # a little outside, as COCO's own
         dict(size=[HEIGHT, WIDTH], counts=[0, 5, 43]),
         dict(size=[HEIGHT, WIDTH], counts=[48]),
@@ -198,7 +199,7 @@ def test_records(tmp_path, place, to, says):
         ("segmentation", [["1", *POLYGON[1:]]], "finite numbers x, y, x, y"),
         ("segmentation", [[[1, 1], [5, 1], [5, 4]]], "finite numbers x, y, x, y"),
         ("segmentation", POLYGON, "finite numbers x, y, x, y"),
-        ("segmentation", [POLYGON, []], "at least three points"),
+        ("segmentation", [POLYGON, []], "finite numbers x, y, x, y"),
         ("segmentation", [POLYGON[:4]], "at least three points"),
         ("segmentation", [POLYGON[:7]], "at least three points"),
         ("segmentation", dict(counts=[48]), "run lengths for the 'size' None"),
