@@ -321,30 +321,6 @@ def _broken_json(error: JSONDecodeError) -> str:
     return f"{where} is not valid JSON: {error}"
 
 
-@_explainer(ValueError)
-def _no_sample_left(error: ValueError) -> str | None:
-    # mmengine joins the samples' bytes, and numpy refuses to join nothing.
-    if "need at least one array to concatenate" not in str(error):
-        return None
-    dataset = next(
-        (f.f_locals["self"] for f in frames(error) if f.f_code.co_name == "full_init"), None
-    )
-    return None if dataset is None else empty_data_set(dataset)
-
-
-def empty_data_set(dataset) -> str:
-    """The sentence for a data set without samples."""
-    # Wrappers: the tools' own, and data sets of data sets.
-    for inner in ("_wrapped", "dataset"):
-        while hasattr(dataset, inner):
-            dataset = getattr(dataset, inner)
-    places = [getattr(dataset, "ann_file", None), *getattr(dataset, "data_prefix", {}).values()]
-    where = ", ".join(str(place) for place in places if place) or "its files"
-    filters = getattr(dataset, "filter_cfg", None)
-    why = f" that passes filter_cfg={dict(filters)}" if filters else ""
-    return f"the data set {type(dataset).__name__} is empty: no sample in {where}{why}"
-
-
 @_explainer(AssertionError)
 def _unreadable_file(error: AssertionError) -> str | None:
     found = re.search(r"failed to load (?:image|`ann_file`):? (.+)", str(error), re.IGNORECASE)

@@ -18,7 +18,7 @@ from torch import nn
 
 from mmdysample.engine.atomic import replacing
 from mmdysample.engine.checkpoint import CheckpointError
-from mmdysample.engine.errors import UserError, empty_data_set
+from mmdysample.engine.data import check_evaluator
 from mmdysample.engine.hooks import LosslessCheckpointHook, SeedEachIteration
 from mmdysample.engine.resume import read_position
 from mmdysample.engine.seeding import PlacedBatchSampler, PlacedDataset
@@ -49,10 +49,15 @@ class RestartableRunner(Runner):
         if isinstance(dataloader, dict):
             dataset = dict(type=PlacedDataset, dataset=dataloader["dataset"])
             dataloader = {**dataloader, "dataset": dataset}
-        built = Runner.build_dataloader(dataloader, seed, diff_rank_seed)
-        if len(built.dataset) == 0:
-            raise UserError(empty_data_set(built.dataset))
-        return built
+        return Runner.build_dataloader(dataloader, seed, diff_rank_seed)
+
+    def build_val_loop(self, loop):
+        check_evaluator(self._val_evaluator, self._val_dataloader)
+        return super().build_val_loop(loop)
+
+    def build_test_loop(self, loop):
+        check_evaluator(self._test_evaluator, self._test_dataloader)
+        return super().build_test_loop(loop)
 
     def build_train_loop(self, loop):
         position = None

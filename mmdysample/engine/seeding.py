@@ -15,11 +15,11 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from mmengine.dist import get_dist_info
-from mmengine.registry import DATA_SAMPLERS, DATASETS
+from mmengine.registry import DATA_SAMPLERS
 from torch.utils.data import BatchSampler, Sampler
 
+from mmdysample.engine.data import build_data_set
 from mmdysample.engine.errors import UserError, explain
-from mmdysample.engine.labels import check_label_maps
 
 
 class Draw(NamedTuple):
@@ -45,10 +45,7 @@ class PlacedDataset:
     """
 
     def __init__(self, dataset: Any):
-        if isinstance(dataset, dict):
-            dataset = DATASETS.build(dataset)
-        check_label_maps(dataset)
-        self.__dict__["_wrapped"] = dataset
+        self.__dict__["_wrapped"] = build_data_set(dataset)
 
     def __getattr__(self, name: str) -> Any:
         # How Python copies and pickles an object is not for the wrapped one to say.

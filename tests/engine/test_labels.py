@@ -1,7 +1,8 @@
-"""Label maps are checked when they are read: their size, and every label at the limits."""
+"""Label maps: their size, every label at the limits, and that every image has one."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -9,10 +10,9 @@ import pytest
 pytest.importorskip("mmengine", reason="needs mmengine: bash tools/setup_env.sh installs it")
 
 import numpy as np
-from mmengine.dataset import Compose
 
-from mmdysample.engine.errors import UserError
-from mmdysample.engine.labels import LabelMapCheck, check_label_maps
+from mmdysample.engine.labels import LabelMapCheck, check_directories
+from mmdysample.errors import UserError
 
 
 def results(label: int = 0, size: tuple[int, int] = (4, 6)) -> dict:
@@ -37,34 +37,139 @@ def test_the_first_label_beyond_the_classes_is_refused(label):
 
 @pytest.mark.parametrize("size", [(4, 7), (5, 6), (6, 4)])
 def test_another_size_is_refused(size):
-    says = rf"a.png is {size[0]}x{size[1]} \(height x width\), but its picture a.jpg is 4x6"
+    says = rf"a.png is {size[0]}x{size[1]} \(height x width\), but its image a.jpg is 4x6"
     with pytest.raises(UserError, match=says):
         LabelMapCheck(3, 255)(results(size=size))
 
 
-class LoadAnnotations:
-    """Stands in for mmseg's, by whose name the check is placed."""
-
-    def __call__(self, given: dict) -> dict:
-        return given | dict(loaded=True)
-
-
-def make_data_set(**attributes) -> SimpleNamespace:
-    pipeline = Compose([LoadAnnotations(), lambda given: given | dict(packed=True)])
-    return SimpleNamespace(pipeline=pipeline, metainfo=dict(classes=("a", "b")), **attributes)
+def test_several_channels_are_refused():
+    """Colours are not labels; mmseg would train on three label maps in one."""
+    given = results() | dict(gt_seg_map=np.zeros((4, 6, 3), np.uint8))
+    with pytest.raises(UserError, match=r"a.png has 3 channels: a label map is an image of one"):
+        LabelMapCheck(3, 255)(given)
 
 
-def test_data_sets_inside_of_others_check_after_loading():
-    inner = [make_data_set(ignore_index=255) for _ in range(2)]
-    check_label_maps(SimpleNamespace(dataset=SimpleNamespace(datasets=inner)))
-    for data_set in inner:
-        assert data_set.pipeline(results(1))["packed"]
-        with pytest.raises(UserError, match="has label 2"):
-            data_set.pipeline(results(2))
+def directories(
+    root: Path, images: str, labels: str, suffixes: tuple[str, str] = (".jpg", ".png"), **settings
+) -> SimpleNamespace:
+    """A data set of the files of these names; ``a/`` is a directory, ``a>`` a link to nothing."""
+    for name, names in (("images", images), ("labels", labels)):
+        (root / name).mkdir(exist_ok=True)
+        for file in names.split():
+            path = root / name / file.rstrip("/>")
+            path.parent.mkdir(parents=True, exist_ok=True)
+            if file.endswith("/"):
+                path.mkdir()
+            elif file.endswith(">"):
+                path.symlink_to("nothing")
+            else:
+                path.touch()
+    prefix = dict(img_path=str(root / "images"), seg_map_path=str(root / "labels"))
+    return SimpleNamespace(
+        **dict(
+            data_prefix=prefix,
+            img_suffix=suffixes[0],
+            seg_map_suffix=suffixes[1],
+            backend_args=None,
+            ann_file="",
+        )
+        | settings
+    )
 
 
-def test_data_sets_without_label_maps_are_left_alone():
-    data_set = make_data_set()
-    before = list(data_set.pipeline.transforms)
-    check_label_maps(data_set)
-    assert data_set.pipeline.transforms == before
+CITYSCAPES = ("_leftImg8bit.png", "_gtFine_labelTrainIds.png")
+
+
+@pytest.mark.parametrize(
+    ("images", "labels", "suffixes"),
+    [
+        ("a.jpg b.jpg", "a.png b.png", (".jpg", ".png")),
+        ("a.jpg sub/b.jpg", "a.png sub/b.png", (".jpg", ".png")),
+        ("a.jpg Thumbs.db README.txt .hidden.JPG .DS_Store", "a.png b.txt", (".jpg", ".png")),
+        ("a.jpg a.JPG a.png", "a.png", (".jpg", ".png")),
+        ("a.jpg depth/a.png other.png", "a.png", (".jpg", ".png")),
+        (
+            "x/a_leftImg8bit.png x/b_leftImg8bit.png",
+            "x/a_gtFine_labelTrainIds.png x/a_gtFine_color.png x/a_gtFine_polygons.json "
+            "x/b_gtFine_labelTrainIds.png x/b_gtFine_labelIds.png",
+            CITYSCAPES,
+        ),
+    ],
+    ids=["plain", "below", "others", "twice", "depth", "cityscapes"],
+)
+def test_layouts_that_pass(tmp_path, images, labels, suffixes, caplog):
+    check_directories(directories(tmp_path, images, labels, suffixes), labelled=True)
+
+
+@pytest.mark.parametrize(
+    ("images", "labels", "suffixes", "says"),
+    [
+        (
+            "a.jpg b.JPG c.JPG",
+            "a.png b.png",
+            (".jpg", ".png"),
+            "2 .*/b.JPG does not end with img_s",
+        ),
+        ("a.jpg b.jpeg", "a.png b.png", (".jpg", ".png"), "1 .*/b.jpeg does not end with img_suff"),
+        ("a.jpg b.png", "a.png b.png", (".jpg", ".png"), "1 .*/b.png does not end with img_suffix"),
+        ("a.jpg b.jpg>", "a.png b.png", (".jpg", ".png"), "1 .*/b.jpg is a link to nothing"),
+        ("a.jpg b.jpg/", "a.png b.png", (".jpg", ".png"), "1 .*/b.jpg is a directory"),
+        ("x/a.JPG", "x/a.png", (".jpg", ".png"), "1 of the images .*/images/x/a.JPG does not end"),
+        (
+            "x/a_leftImg8bit.png x/b_leftImg8bit.jpg",
+            "x/a_gtFine_labelTrainIds.png x/b_gtFine_labelTrainIds.png",
+            CITYSCAPES,
+            "1 of the images .*b_leftImg8bit.jpg does not end with img_suffix='_leftImg8bit.png'",
+        ),
+        ("a.jpg b.jpg", "a.png", (".jpg", ".png"), "1 of 2 images .*/labels/b.png: no such file"),
+        ("a.jpg b.jpg", "a.png b.png>", (".jpg", ".png"), "1 of 2 images .*/b.png: no such file"),
+    ],
+)
+def test_images_are_not_left_out_in_silence(tmp_path, images, labels, suffixes, says):
+    with pytest.raises(UserError, match=f"^{says}"):
+        check_directories(directories(tmp_path, images, labels, suffixes), labelled=True)
+
+
+def test_images_without_labels(tmp_path):
+    """A test set: its images need no label maps, but none is left out."""
+    plain = directories(tmp_path, "a.jpg b.png", "")
+    check_directories(plain, labelled=False)
+    plain.data_prefix = dict(img_path=plain.data_prefix["img_path"])
+    check_directories(plain, labelled=True)
+    (tmp_path / "images" / "c.JPG").touch()
+    with pytest.raises(UserError, match=r"c.JPG does not end with img_suffix='\.jpg'"):
+        check_directories(plain, labelled=True)
+
+
+def test_label_maps_beside_the_images(tmp_path):
+    given = directories(tmp_path, "a.jpg a.png b.png", "")
+    given.data_prefix["seg_map_path"] = given.data_prefix["img_path"]
+    check_directories(given, labelled=True)
+
+
+def test_label_maps_without_images_are_told(tmp_path, monkeypatch):
+    """They may be those of another split; they may be all that is left of it."""
+    told = []
+    monkeypatch.setattr(
+        "mmdysample.engine.labels.print_log", lambda text, logger, level: told.append(text)
+    )
+    check_directories(directories(tmp_path, "a.jpg", "a.png b.png c.png"), labelled=True)
+    assert told == [
+        f"2 label maps in {tmp_path}/labels have no image in {tmp_path}/images, such as b.png"
+    ]
+
+
+def test_a_directory_that_is_not_there(tmp_path):
+    given = directories(tmp_path, "", "")
+    given.data_prefix["img_path"] = str(tmp_path / "nowhere")
+    with pytest.raises(UserError, match=r"nowhere cannot be read: no such file or directory$"):
+        check_directories(given, labelled=True)
+    check_directories(directories(tmp_path, "", "", data_prefix=dict(img_path="s3://x")), True)
+
+
+def test_a_list_of_images_leaves_out_on_purpose(tmp_path):
+    given = directories(tmp_path, "a.jpg b.JPG", "a.png b.png", ann_file=str(tmp_path / "list.txt"))
+    with pytest.raises(UserError, match=r"the list of images .*/list.txt: no such file$"):
+        check_directories(given, labelled=True)
+    (tmp_path / "list.txt").write_text("a\n")
+    check_directories(given, labelled=True)

@@ -127,8 +127,11 @@ def unknown_segments(root):
 @pytest.mark.parametrize(
     ("spoil", "expected"),
     [
-        (missing_png, "the panoptic segments {png} of image {jpg} do not exist"),
-        (damaged_png, "{png} cannot be read: it is damaged or in no known format"),
+        (missing_png, "the map of segments {png} cannot be read: no such file or directory"),
+        (
+            damaged_png,
+            "the map of segments {png} cannot be read: it is damaged or in no known format",
+        ),
         (
             png_of_another_size,
             "the panoptic segments {png} are 3x5 (height x width), but their image {jpg} is 4x4",

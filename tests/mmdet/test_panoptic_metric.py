@@ -457,6 +457,14 @@ def test_no_ground_truth(tmp_path, annotations, expected):
         make(root)
 
 
+def test_an_image_with_several_annotations(tmp_path):
+    """Predictions would be compared with the last of them alone."""
+    records = Picture(**PICTURE).records
+    annotation = dict(image_id=1, file_name="001.png", segments_info=records)
+    message = failing(tmp_path, None, annotations=[annotation, annotation])
+    assert message == f"{tmp_path}/data/panoptic.json has several annotations of image 1"
+
+
 def test_a_file_in_another_format(tmp_path):
     root = write(tmp_path / "data", [Picture(**PICTURE)])
     for content, key in (([], "categories"), (dict(categories=[]), "annotations")):

@@ -20,9 +20,7 @@ class CheckedCocoPanopticDataset(CocoPanopticDataset):
             a segment of a category outside of the classes, or one that lacks a key.
     """
 
-    def load_data_list(self) -> list[dict]:
-        self._categories_checked = False
-        return super().load_data_list()
+    _categories_checked = False
 
     def parse_data_info(self, raw_data_info: dict) -> dict:
         if not self._categories_checked:

@@ -201,7 +201,12 @@ def _read_annotations(
         raise InvalidValue(
             f"{ann_file} lists no segments: there is no ground truth to compare predictions with"
         )
-    return content["categories"], {a["image_id"]: a for a in content["annotations"]}
+    by_image = {annotation["image_id"]: annotation for annotation in content["annotations"]}
+    if len(by_image) < len(content["annotations"]):
+        images = Counter(annotation["image_id"] for annotation in content["annotations"])
+        twice = images.most_common(1)[0][0]
+        raise InvalidValue(f"{ann_file} has several annotations of image {twice!r}")
+    return content["categories"], by_image
 
 
 def _row(name: str, quality: Quality, *more: str) -> list[str]:
