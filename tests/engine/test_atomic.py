@@ -2,8 +2,6 @@ from __future__ import annotations
 
 import os
 import stat
-import subprocess
-import sys
 import threading
 
 import pytest
@@ -15,7 +13,6 @@ from mmdysample.engine.atomic import (
     write_text,
 )
 from mmdysample.errors import UserError
-from tests.engine.zygote import ROOT
 
 
 def test_replaces_at_the_end(tmp_path):
@@ -103,38 +100,50 @@ def test_a_pipe_is_written_to(tmp_path):
     assert pipe.is_fifo() and os.listdir(tmp_path) == ["pipe"]
 
 
+def in_a_child(work) -> None:
+    """Do some work in a process that then ends as a killed one does."""
+    child = os.fork()
+    if child == 0:
+        status = 1
+        try:
+            work()
+            status = 0
+        finally:
+            os._exit(status)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
 @pytest.mark.parametrize("to_a_file", [True, False])
 def test_standard_output_is_written_to(tmp_path, to_a_file):
     """What the shell has opened is not replaced: a line before and a line after stay."""
-    code = (
-        "from mmdysample.engine.atomic import check_writable, write_text\n"
-        "print('before', flush=True)\n"
-        "check_writable('/dev/stdout', '--csv')\n"
-        "write_text('link', 'text\\n')\n"
-        "print('after')\n"
-    )
     (tmp_path / "link").symlink_to("/dev/stdout")
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    with (tmp_path / "out").open("ab") as out:
-        stdout = out if to_a_file else subprocess.PIPE
-        run = subprocess.run(
-            [sys.executable, "-c", code], stdout=stdout, cwd=tmp_path, env=environment, check=True
-        )
-    written = (tmp_path / "out").read_bytes() if to_a_file else run.stdout
+    if to_a_file:
+        reader, writer = None, os.open(tmp_path / "out", os.O_CREAT | os.O_APPEND | os.O_WRONLY)
+    else:
+        reader, writer = os.pipe()
+
+    def work() -> None:
+        os.dup2(writer, 1)
+        os.write(1, b"before\n")
+        for path in (tmp_path / "link", "/dev/stdout"):
+            check_writable(path, "--csv")
+        write_text(tmp_path / "link", "text\n")
+        os.write(1, b"after\n")
+
+    in_a_child(work)
+    os.close(writer)
+    written = (tmp_path / "out").read_bytes() if reader is None else os.read(reader, 100)
     assert written == b"before\ntext\nafter\n"
-    assert sorted(os.listdir(tmp_path)) == ["link", "out"]
+    assert sorted(os.listdir(tmp_path)) == (["link", "out"] if to_a_file else ["link"])
 
 
 def test_only_abandoned_drafts_are_removed(tmp_path):
-    code = (
-        "import os\n"
-        "from mmdysample.engine.atomic import replacing\n"
-        "with replacing('epoch_1.pth') as draft:\n"
-        "    draft.write_text('half')\n"
-        "    os._exit(0)\n"  # as a kill would
-    )
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environment, check=True)
+    def work() -> None:
+        with replacing(tmp_path / "epoch_1.pth") as draft:
+            draft.write_text("half")
+            os._exit(0)
+
+    in_a_child(work)
     (abandoned,) = os.listdir(tmp_path)
     users = ["epoch_1.pth.tmp", "epoch_1.pth.backup.tmp", f"iter_1{abandoned[7:]}"]
     for name in users:
