@@ -2,7 +2,7 @@
 
 Everything runs on the Shapes data set through the tools that a user would call: make_shapes.py,
 train.py, test.py and those in analysis/. What is finished is kept: a demo that was interrupted
-goes on where it stopped when it is started again.
+goes on where it stopped when it is started again. Nothing is ever removed.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ import json
 import os
 import re
 import shlex
-import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 import warnings
@@ -26,7 +26,7 @@ from typing import Any, NamedTuple
 
 ROOT = Path(__file__).resolve().parents[1]
 MARKER = "demo.json"
-"""Lies in every folder that the demo made, and tells what it was made from."""
+"""Lies in every directory that the demo made, and tells what it was made from."""
 SECONDS_TO_STOP = 10
 interrupted = threading.Event()
 """Set by Ctrl-C and SIGTERM."""
@@ -39,7 +39,7 @@ class DemoError(Exception):
 
 
 class WorkDirError(DemoError):
-    """The folder that the user chose will not do."""
+    """The directory that the user chose will not do."""
 
     status = 2
 
@@ -59,8 +59,8 @@ class Task(NamedTuple):
     annotations: str | None
     """File that the evaluator reads, in the folder of the data set."""
     picture: str
-    quick: tuple[str, ...]
-    """Options of a run of seconds."""
+    quick: dict[str, dict[str, int]]
+    """Settings of a run of seconds."""
     minutes: float
     """Of training both models side by side, on two CPU cores."""
 
@@ -73,7 +73,7 @@ DETECTOR = Task(
     percent=100,
     annotations="annotations/instances_val2017.json",
     picture="detections.png",
-    quick=("train_cfg.max_epochs=1",),
+    quick=dict(train_cfg=dict(max_epochs=1)),
     minutes=4,
 )
 SEGMENTOR = Task(
@@ -84,7 +84,7 @@ SEGMENTOR = Task(
     percent=1,
     annotations=None,
     picture="segmentation.png",
-    quick=("train_cfg.max_iters=2", "train_dataloader.batch_size=2"),
+    quick=dict(train_cfg=dict(max_iters=2), train_dataloader=dict(batch_size=2)),
     minutes=2.5,
 )
 TASKS = (DETECTOR, SEGMENTOR)
@@ -107,8 +107,7 @@ def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--work-dir", type=Path, help="folder for everything (work_dirs/demo)")
-    parser.add_argument("--fresh", action="store_true", help="do all over, keep nothing")
+    parser.add_argument("--work-dir", type=Path, help="directory for everything (work_dirs/demo)")
     parser.add_argument(
         "--quick", action="store_true", help="a few images and iterations: shows that it runs"
     )
@@ -126,7 +125,7 @@ def main() -> int:
     for sign in (signal.SIGINT, signal.SIGTERM):
         signal.signal(sign, lambda signum, frame: interrupted.set())
     try:
-        open_work_dir(args.work_dir, args.quick, args.fresh)
+        open_work_dir(args.work_dir, args.quick)
         Demo(args.work_dir, args.quick).run()
     except DemoError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -135,44 +134,49 @@ def main() -> int:
         print(f"error: {error.filename or args.work_dir}: {error.strerror}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        again = shlex.join(["bash", "tools/demo.sh", *sys.argv[1:]]).replace(" --fresh", "")
+        again = shlex.join(["bash", "tools/demo.sh", *sys.argv[1:]])
         print(f"\ninterrupted; to go on from here: {again}", file=sys.stderr)
         return 130
     return 0
 
 
-def open_work_dir(work_dir: Path, quick: bool, fresh: bool) -> None:
-    """Make the folder, or empty it of what other code or settings made.
+def open_work_dir(work_dir: Path, quick: bool) -> None:
+    """Make the directory, unless it holds a demo of the same settings, which is continued.
 
     Raises:
-        WorkDirError: the folder holds something that no demo made.
+        WorkDirError: it holds anything else.
     """
     made_from = {"tool": "mmdysample demo", "quick": quick, "code": code_fingerprint()}
     marker = work_dir / MARKER
     if work_dir.exists() and not work_dir.is_dir():
-        raise WorkDirError(f"{work_dir} is a file: choose a folder with --work-dir")
-    if work_dir.exists() and any(work_dir.iterdir()):
-        if not marker.is_file():
-            raise WorkDirError(
-                f"{work_dir} was not made by the demo and is left as it is: choose a new or an "
-                "empty folder with --work-dir"
-            )
-        try:
-            before = json.loads(marker.read_text())
-        except ValueError:
-            before = None
-        if not fresh and before == made_from:
-            return
-        reason = "as asked for" if fresh else "made with other settings or other code"
-        print(f"Starting over in {work_dir} ({reason}).")
-        # the marker last: a folder half emptied is still known as the demo's
-        for path in work_dir.iterdir():
-            if path.is_dir() and not path.is_symlink():
-                shutil.rmtree(path)
-            elif path != marker:
-                path.unlink()
-    work_dir.mkdir(parents=True, exist_ok=True)
-    write_json(marker, made_from)
+        raise WorkDirError(f"{work_dir} is a file: choose a directory with --work-dir")
+    if not work_dir.exists() or not any(work_dir.iterdir()):
+        work_dir.mkdir(parents=True, exist_ok=True)
+        write_json(marker, made_from)
+        return
+    before = read_marker(marker)
+    if before is None:
+        raise WorkDirError(
+            f"{work_dir} was not made by the demo and is left as it is: choose a new or an "
+            "empty directory with --work-dir"
+        )
+    if before != made_from:
+        how = "other code or configs"
+        if before.get("quick") != quick:
+            how = "--quick" if before.get("quick") else "all images and iterations"
+        raise WorkDirError(
+            f"{work_dir} holds a demo made with {how} and is left as it is: choose another "
+            "directory with --work-dir, or remove it"
+        )
+
+
+def read_marker(marker: Path) -> dict[str, Any] | None:
+    """What a demo was made from, None if the directory is not the demo's."""
+    try:
+        found = json.loads(marker.read_text())
+    except (FileNotFoundError, IsADirectoryError, ValueError):
+        return None
+    return found if isinstance(found, dict) and found.get("tool") == "mmdysample demo" else None
 
 
 def code_fingerprint() -> str:
@@ -184,11 +188,15 @@ def code_fingerprint() -> str:
     return digest.hexdigest()
 
 
-def write_json(path: Path, value: Any) -> None:
+def write_whole(path: Path, text: str) -> None:
     """Whole or not at all."""
-    draft = path.with_name(path.name + ".part")
-    draft.write_text(json.dumps(value, indent=2) + "\n")
-    draft.replace(path)
+    from mmdysample.engine.atomic import write_text
+
+    write_text(path, text)
+
+
+def write_json(path: Path, value: Any) -> None:
+    write_whole(path, json.dumps(value, indent=2) + "\n")
 
 
 class Demo:
@@ -217,7 +225,7 @@ class Demo:
         pictures = [self.draw_predictions(task) for task in TASKS]
         pictures.append(self.draw_sampling_points())
         report = table(results)
-        (self.work_dir / "results.txt").write_text(report)
+        write_whole(self.work_dir / "results.txt", report)
         print(f"\n{report}\nPictures:")
         for picture in pictures:
             print(f"  {picture}")
@@ -226,23 +234,16 @@ class Demo:
     def draw_data(self) -> None:
         train, val = ("24", "8") if self.quick else ("400", "100")
         what = f"drawing the Shapes data set: {train} images to train on, {val} to test on"
-        command = ["tools/make_shapes.py", self.data, "--train", train, "--val", val, "--overwrite"]
+        command = ["tools/make_shapes.py", self.data, "--train", train, "--val", val]
         done = self.data / "shapes.json"
         self.do(what, [done], lambda log: self.call((command, log)))
 
     def train(self, task: Task) -> None:
         """Train both models side by side: ones as small as these gain little from a second core."""
-        options = [
-            # test.py evaluates afterwards
-            "train_cfg.val_interval=1000000",
-            *self.data_options(task, "train", "val"),
-            *(task.quick if self.quick else ()),
-        ]
 
         def command(upsampler: str) -> list[str | Path]:
             config, folder = self.config(task, upsampler), self.folder(task, upsampler)
-            tool = ["tools/train.py", config, "--work-dir", folder, "--resume"]
-            return [*tool, "--cfg-options", *options]
+            return ["tools/train.py", config, "--work-dir", folder, "--resume"]
 
         def work(log: Path) -> None:
             runs = {}
@@ -270,12 +271,10 @@ class Demo:
         out = folder / "test"
 
         def work(log: Path) -> None:
-            shutil.rmtree(out, ignore_errors=True)
             command = ["tools/test.py", self.config(task, upsampler), checkpoint(folder)]
-            options = self.data_options(task, "test")
-            self.call(([*command, "--work-dir", out, "--cfg-options", *options], log))
-            (scalars,) = out.glob("*/*.json")
-            write_json(done, json.loads(scalars.read_text()))
+            self.call(([*command, "--work-dir", out], log))
+            newest = max(out.glob("*/*.json"))  # of a test that was interrupted there is none
+            write_json(done, json.loads(newest.read_text()))
 
         self.do(f"testing {task.name} with {upsampler}", [done], work)
         found = json.loads(done.read_text())
@@ -299,8 +298,7 @@ class Demo:
         for upsampler in task.upsamplers:
             path = checkpoint(self.folder(task, upsampler))
             models += ["--model", upsampler, self.config(task, upsampler), path]
-        command = ["tools/analysis/predictions.py", *models, "--data-root", f"{self.data}/"]
-        return self.draw(command, task.picture)
+        return self.draw(["tools/analysis/predictions.py", *models], task.picture)
 
     def draw_sampling_points(self) -> Path:
         upsampler = DETECTOR.upsamplers[1]
@@ -311,34 +309,54 @@ class Demo:
 
     def draw(self, command: list[str | Path], name: str) -> Path:
         picture = self.work_dir / name
-        draft = self.work_dir / f"draft-{name}"
 
         def work(log: Path) -> None:
-            self.call(([*command, "--out", draft], log))
-            draft.replace(picture)
+            with tempfile.TemporaryDirectory(dir=self.work_dir) as directory:
+                draft = Path(directory) / name
+                self.call(([*command, "--out", draft], log))
+                draft.replace(picture)
 
         self.do(f"drawing {name}", [picture], work)
         return picture
 
     def folder(self, task: Task, upsampler: str) -> Path:
-        return self.work_dir / self.config(task, upsampler).stem
+        return self.work_dir / self.original(task, upsampler).stem
 
-    def config(self, task: Task, upsampler: str) -> Path:
+    def original(self, task: Task, upsampler: str) -> Path:
         return ROOT / "configs" / "shapes" / task.config.format(upsampler.lower())
 
-    def data_options(self, task: Task, *splits: str) -> list[str]:
-        """--cfg-options that point a config of the Shapes data set to this demo's."""
-        options = []
-        for split in splits:
-            options += [
-                f"{split}_dataloader.dataset.data_root={self.data}/",
+    def config(self, task: Task, upsampler: str) -> Path:
+        """A config of the Shapes data set with the data and the settings of this demo.
+
+        Raises:
+            WorkDirError: there is another one in its place.
+        """
+        settings: dict[str, dict[str, Any]] = {}
+        for split in ("train", "val", "test"):
+            settings[f"{split}_dataloader"] = {
+                "dataset": {"data_root": f"{self.data}/"},
                 # loading takes milliseconds: processes for it would only compete for the cores
-                f"{split}_dataloader.num_workers=0",
-                f"{split}_dataloader.persistent_workers=False",
-            ]
+                "num_workers": 0,
+                "persistent_workers": False,
+            }
             if task.annotations and split != "train":
-                options.append(f"{split}_evaluator.ann_file={self.data / task.annotations}")
-        return options
+                settings[f"{split}_evaluator"] = {"ann_file": str(self.data / task.annotations)}
+        settings["train_cfg"] = {"val_interval": 1_000_000}  # test.py evaluates afterwards
+        for name, values in (task.quick if self.quick else {}).items():
+            settings[name] |= values
+        original = self.original(task, upsampler)
+        lines = [f"{name} = {value!r}\n" for name, value in settings.items()]
+        text = f"_base_ = {str(original)!r}\n" + "".join(lines)
+        path = self.work_dir / "configs" / original.name
+        if not path.exists():
+            path.parent.mkdir(exist_ok=True)
+            write_whole(path, text)
+        if path.read_text() != text:
+            raise WorkDirError(
+                f"{path} is not as the demo wrote it and is left as it is: remove it, or choose "
+                "another directory with --work-dir"
+            )
+        return path
 
     def do(self, what: str, done: list[Path], work: Callable[[Path], None]) -> None:
         """One step, unless ``done`` are there from an earlier run; ``work`` gets its log."""

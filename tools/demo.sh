@@ -1,11 +1,12 @@
 #!/usr/bin/env bash
 # Sets the environment up, then trains and compares small models with and without DySample.
 #
-#   bash tools/demo.sh [--work-dir DIR] [--fresh] [--quick]
+#   bash tools/demo.sh [--work-dir DIR] [--quick]
 #
 #   --work-dir DIR  where everything goes (else work_dirs/demo)
-#   --fresh         start over; without it, what an earlier call has finished is kept
 #   --quick         a few images and iterations: does it run here?
+#
+# What an earlier call has finished is kept; to start over, choose another DIR or remove it.
 #
 # Under ten minutes on two CPU cores after the set-up (about 15 minutes the first time); a GPU is used
 # where there is one.

@@ -62,7 +62,7 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    parser.add_argument("out", type=Path, metavar="OUT", help="a new or an empty folder")
+    parser.add_argument("out", type=Path, metavar="OUT", help="a new or an empty directory")
     images = _whole_number(1, MAX_IMAGES)
     parser.add_argument("--train", type=images, default=400, metavar="N", help="default: 400")
     parser.add_argument("--val", type=images, default=100, metavar="N", help="default: 100")
@@ -87,7 +87,7 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--overwrite",
         action="store_true",
-        help="replace OUT if this tool made it; anything else is never replaced",
+        help="replace OUT if this tool made everything in it; nothing else is ever replaced",
     )
     parser.add_argument("--quiet", action="store_true", help="print errors only")
     return parser.parse_args(argv)
@@ -104,10 +104,10 @@ def check_free_space(out: Path, arguments: Arguments) -> None:
         )
 
 
-def draw(out: Path, arguments: Arguments, workers: int, quiet: bool) -> None:
+def draw(out: Path, arguments: Arguments, workers: int, *, overwrite: bool, quiet: bool) -> None:
     records: list[dict[int, dict]] = [{} for _ in SPLITS]
     progress = Progress(arguments.train + arguments.val, quiet)
-    with unfinished(out, arguments) as partial:
+    with unfinished(out, arguments, overwrite) as partial:
         try:
             make_folders(partial)
             for split, index, record in draw_pictures(partial, arguments, workers):
@@ -136,7 +136,11 @@ def run(argv: list[str] | None) -> None:
                 print(f"{out} is there already: {what}")
             return
         check_free_space(out, arguments)
-        draw(out, arguments, options.workers, options.quiet)
+        draw(
+            *(out, arguments, options.workers),
+            overwrite=options.overwrite,
+            quiet=options.quiet,
+        )
     except OSError as error:  # a failing write, unlike a failing open, does not know its file
         where = error.filename or out
         raise ShapesError(f"cannot use {where}: {error.strerror or error}") from error

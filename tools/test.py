@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import sys
 
 from mmdysample.engine.arguments import parse, tool_parser
 from mmdysample.engine.checkpoint import check_is_whole, install_safe_loading
 from mmdysample.engine.config import NEEDED_TO_TEST, fit_to_machine, load_config, set_work_dir
 from mmdysample.engine.errors import run_tool
-from mmdysample.engine.families import family_of
+from mmdysample.engine.families import family_of, visualization_hook
 from mmdysample.engine.runner import build_runner
+from mmdysample.errors import UserError
 
 
 def parse_args():
@@ -19,11 +21,13 @@ def parse_args():
     parser.add_argument("checkpoint", help="checkpoint file")
     parser.add_argument(
         "--out",
-        help="where to write predictions: mmdet, a .pkl file; mmseg, a folder of label images",
+        help="where to write predictions: mmdet, a new .pkl file; mmseg, a new directory of label "
+        "images",
     )
     parser.add_argument("--show", action="store_true", help="show predictions in a window")
     parser.add_argument(
-        "--show-dir", help="write pictures of predictions below work_dir/timestamp (mmdet) or here"
+        "--show-dir",
+        help="draw predictions into this new directory, below work_dir/timestamp if it is relative",
     )
     parser.add_argument("--wait-time", type=float, default=2, help="seconds between windows")
     parser.add_argument("--tta", action="store_true", help="test-time augmentation")
@@ -38,13 +42,21 @@ def main() -> None:
     if "://" not in args.checkpoint:
         check_is_whole(args.checkpoint)
     cfg.load_from, cfg.resume = args.checkpoint, False
-    if args.show or args.show_dir:
-        family.show(cfg, args.show, args.show_dir, args.wait_time)
+    set_work_dir(cfg, args.work_dir, args.config)
+    if args.show:
+        visualization_hook(cfg).update(show=True, wait_time=args.wait_time)
+    # Every process looks whether it may write before the first of them writes: none does before
+    # all are connected.
+    if args.show_dir is not None:
+        family.draw(cfg, args.show_dir)
+    if args.out is not None:
+        if os.path.isabs(args.show_dir or "") and os.path.realpath(
+            args.show_dir
+        ) == os.path.realpath(args.out):
+            raise UserError(f"--out and --show-dir are the same, {args.out}: give two")
+        family.write_predictions(cfg, args.out)
     if args.tta:
         family.augment(cfg)
-    if args.out is not None:
-        family.write_predictions(cfg, args.out)
-    set_work_dir(cfg, args.work_dir, args.config)
     install_safe_loading()
     fit_to_machine(cfg, args.launcher)
     build_runner(cfg).test()

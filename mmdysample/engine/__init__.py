@@ -12,7 +12,9 @@ config.py       edits that a command line and a machine make to a config
 families.py     what differs between mmdet and mmseg
 inference.py    a model and its predictions for one image
 inferencers.py  mmdet's and mmseg's inferencers, with our configs by name
+outputs.py      a test writes to what is new, away from the data
 dump.py         predictions are written whole or not at all
+draw.py         a segmentor's predictions are drawn away from the run's records
 distributed.py  launchers and process groups, also without a GPU
 launch.py       torchrun without its traceback
 errors.py       a user's error is one sentence

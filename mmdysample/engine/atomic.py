@@ -3,31 +3,55 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import fcntl
 import os
+import re
+import secrets
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from mmdysample.engine.errors import UserError
+from mmdysample.errors import UserError
 
 DRAFT_SUFFIX = ".tmp"
+_RANDOM_BYTES = 8
+_MAX_LINKS = 40  # as Linux
 
 
 @contextlib.contextmanager
 def replacing(path: str | os.PathLike, suffix: str = DRAFT_SUFFIX) -> Iterator[Path]:
     """Give a path to write to, which takes the place of ``path`` when the block has succeeded.
 
-    A kill at any moment leaves the earlier ``path`` as it was; at worst a file that ends in
-    ``suffix`` stays behind, which the next write of the same ``path`` overwrites.
+    The draft lies beside ``path`` under a name that nothing else has, and gets its permissions. A
+    kill at any moment leaves the earlier ``path`` as it was; at worst the draft, which ends in
+    ``suffix``, stays behind. Symbolic links are followed: the file that they lead to is replaced.
+    A device or a pipe is not replaced: the finished draft is written to it.
     """
-    target = Path(path)
-    draft = target.with_name(target.name + suffix)
+    target = _regular_file(path)
+    if target is None:
+        with tempfile.TemporaryDirectory() as directory:
+            draft = Path(directory) / Path(path).name
+            yield draft
+            # Appended: /dev/stdout may be a file that holds something already.
+            with open(path, "ab") as file:
+                file.write(draft.read_bytes())
+        return
+    draft = target.with_name(f"{target.name}.{secrets.token_hex(_RANDOM_BYTES)}{suffix}")
+    descriptor = os.open(draft, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
     try:
+        # Held while the draft is written: see `remove_abandoned_drafts`.
+        _lock(descriptor)
         yield draft
+        if target.exists():
+            os.chmod(draft, target.stat().st_mode & 0o7777)
         _flush_to_disk(draft)
         os.replace(draft, target)
     except BaseException:
         draft.unlink(missing_ok=True)
         raise
+    finally:
+        os.close(descriptor)
     _flush_to_disk(target.parent)
 
 
@@ -35,6 +59,21 @@ def write_text(path: str | os.PathLike, text: str) -> None:
     """Write a small text file atomically."""
     with replacing(path) as draft:
         draft.write_text(text)
+
+
+def remove_abandoned_drafts(directory: str | os.PathLike, pattern: str) -> None:
+    """Remove what killed processes did not finish writing in the place of files of a name.
+
+    Args:
+        directory: where the files are.
+        pattern: shell pattern of their names, such as ``epoch_*.pth``.
+    """
+    drafts = re.compile(rf".+\.[0-9a-f]{{{2 * _RANDOM_BYTES}}}{re.escape(DRAFT_SUFFIX)}")
+    for path in Path(directory).glob(f"{pattern}.*{DRAFT_SUFFIX}"):
+        if drafts.fullmatch(path.name) and path.is_file() and not path.is_symlink():
+            with path.open("rb") as file:
+                if _lock(file.fileno()):  # else another process is writing it
+                    path.unlink(missing_ok=True)
 
 
 def check_writable(path: str | os.PathLike, option: str) -> None:
@@ -45,20 +84,50 @@ def check_writable(path: str | os.PathLike, option: str) -> None:
         option: the argument that gave it, such as ``--csv``, for the sentence.
 
     Raises:
-        UserError: it is a folder, or the folder that it is to be in is missing or not writable.
+        UserError: it is a directory or not writable, or the directory that it is to be in is
+            missing or not writable.
     """
-    folder = Path(path).absolute().parent
     if Path(path).is_dir():
-        raise UserError(f"{option} {path} is a folder: give the name of a file")
-    if not folder.is_dir():
-        what = "is no folder" if folder.exists() else "does not exist"
-        raise UserError(f"{option} {path}: the folder {folder} {what}")
-    if not os.access(folder, os.W_OK | os.X_OK):
-        raise UserError(f"{option} {path}: the folder {folder} is not writable")
+        raise UserError(f"{option} {path} is a directory: give the name of a file")
+    if os.path.exists(path) and not os.access(path, os.W_OK):
+        raise UserError(f"{option} {path} is not writable")
+    target = _regular_file(path)
+    if target is None:
+        return
+    directory = target.absolute().parent
+    if not directory.is_dir():
+        what = "is not a directory" if directory.exists() else "does not exist"
+        raise UserError(f"{option} {path}: {directory} {what}")
+    if not os.access(directory, os.W_OK | os.X_OK):
+        raise UserError(f"{option} {path}: the directory {directory} is not writable")
+
+
+def _regular_file(path: str | os.PathLike) -> Path | None:
+    """The file, perhaps a new one, that symbolic links lead to; None for a device or a pipe."""
+    path = Path(path)
+    if path.exists() and not path.is_file():
+        return None
+    for _ in range(_MAX_LINKS):
+        if not path.is_symlink():
+            return path
+        # /dev/stdout leads to what this process has open: a file there must be written on, too.
+        if path.parent.resolve().parts[1:2] in (("dev",), ("proc",)):
+            return None
+        path = path.parent / path.readlink()
+    raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), str(path))
+
+
+def _lock(descriptor: int) -> bool:
+    """Lock an open file until it is closed; False if another process has, or nobody can."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
 
 
 def _flush_to_disk(path: Path) -> None:
-    """fsync a file or, so that a rename survives a power cut, a folder."""
+    """fsync a file or, so that a rename survives a power cut, a directory."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

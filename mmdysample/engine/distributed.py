@@ -24,6 +24,7 @@ _STARTED_BY = {
     "slurm": "srun (tools/slurm_*.sh)",
     "mpi": "mpirun",
 }
+_WORLD_SIZE = {"pytorch": "WORLD_SIZE", "slurm": "SLURM_NTASKS", "mpi": "OMPI_COMM_WORLD_SIZE"}
 _DEFAULT_PORT = "29500"
 
 
@@ -35,6 +36,11 @@ def check_launcher(launcher: str) -> None:
             f"--launcher {launcher} needs to be started by {_STARTED_BY[launcher]}: "
             f"{', '.join(missing)} not set in the environment"
         )
+
+
+def world_size(launcher: str) -> int:
+    """How many processes ``launcher`` has started."""
+    return int(os.environ[_WORLD_SIZE[launcher]]) if launcher in _WORLD_SIZE else 1
 
 
 def start_on_cpu(cfg: Config) -> None:

@@ -4,12 +4,11 @@ iteration alone."""
 from __future__ import annotations
 
 import os
-from pathlib import Path
 
 from mmengine.dist import get_rank, is_main_process
 from mmengine.hooks import CheckpointHook, Hook
 
-from mmdysample.engine.atomic import DRAFT_SUFFIX, write_text
+from mmdysample.engine.atomic import remove_abandoned_drafts, write_text
 from mmdysample.engine.errors import add_hint
 from mmdysample.engine.seeding import seed_everything
 
@@ -38,11 +37,9 @@ class LosslessCheckpointHook(CheckpointHook):
     def before_train(self, runner) -> None:
         super().before_train(runner)
         if is_main_process() and "://" not in self.out_dir:
-            # What killed runs did not finish writing.
-            draft = self.filename_tmpl.format("*") + DRAFT_SUFFIX
-            for pattern in (draft, f"best_*_{draft}"):
-                for path in Path(self.out_dir).glob(pattern):
-                    path.unlink()
+            name = self.filename_tmpl.format("*")
+            for pattern in (name, f"best_*_{name}"):
+                remove_abandoned_drafts(self.out_dir, pattern)
 
     def _save_checkpoint_with_step(self, runner, step, meta) -> None:
         outdated = None

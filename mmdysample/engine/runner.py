@@ -102,7 +102,7 @@ class RestartableRunner(Runner):
             super().save_checkpoint(out_dir, filename, *args, **kwargs)
             return
         with replacing(os.path.join(out_dir, filename)) as draft:
-            super().save_checkpoint(out_dir, draft.name, *args, **kwargs)
+            super().save_checkpoint(str(draft.parent), draft.name, *args, **kwargs)
 
     def load_checkpoint(self, filename, map_location="cpu", strict=False, **kwargs):
         if strict:

@@ -1,11 +1,18 @@
 from __future__ import annotations
 
 import os
+import stat
+import threading
 
 import pytest
 
-from mmdysample.engine.atomic import check_writable, replacing, write_text
-from mmdysample.engine.errors import UserError
+from mmdysample.engine.atomic import (
+    check_writable,
+    remove_abandoned_drafts,
+    replacing,
+    write_text,
+)
+from mmdysample.errors import UserError
 
 
 def test_replaces_at_the_end(tmp_path):
@@ -29,11 +36,122 @@ def test_failure_keeps_the_old(tmp_path, error):
     assert os.listdir(tmp_path) == ["file"]
 
 
-def test_draft_of_a_killed_run_is_overwritten(tmp_path):
-    (tmp_path / "file.tmp").write_text("a longer draft that a kill left behind")
+def test_a_users_file_beside_it_is_kept(tmp_path):
+    (tmp_path / "file.tmp").write_text("the user's own")
     write_text(tmp_path / "file", "new")
-    assert (tmp_path / "file").read_text() == "new"
-    assert os.listdir(tmp_path) == ["file"]
+    assert (tmp_path / "file.tmp").read_text() == "the user's own"
+    assert sorted(os.listdir(tmp_path)) == ["file", "file.tmp"]
+
+
+def test_two_writers_have_drafts_of_their_own(tmp_path):
+    path = tmp_path / "file"
+    with replacing(path) as first:
+        with replacing(path) as second:
+            first.write_text("first")
+            second.write_text("second")
+        assert path.read_text() == "second"
+    assert path.read_text() == "first"
+
+
+def test_links_are_followed(tmp_path):
+    (tmp_path / "disk").mkdir()
+    for name in ("there", "new"):
+        (tmp_path / f"{name}.csv").symlink_to(tmp_path / "again" / f"{name}.csv")
+    (tmp_path / "again").symlink_to("disk")
+    (tmp_path / "disk" / "there.csv").write_text("old")
+    for name in ("there", "new"):
+        write_text(tmp_path / f"{name}.csv", "text")
+        assert (tmp_path / f"{name}.csv").is_symlink()
+        assert not (tmp_path / "disk" / f"{name}.csv").is_symlink()
+        assert (tmp_path / "disk" / f"{name}.csv").read_text() == "text"
+    assert sorted(os.listdir(tmp_path / "disk")) == ["new.csv", "there.csv"]
+
+
+def test_a_circle_of_links(tmp_path):
+    (tmp_path / "a").symlink_to("b")
+    (tmp_path / "b").symlink_to("a")
+    with pytest.raises(OSError, match="symbolic links"):
+        write_text(tmp_path / "a", "text")
+
+
+def test_permissions_are_kept(tmp_path):
+    path = tmp_path / "file"
+    umask = os.umask(0o027)
+    try:
+        write_text(path, "old")
+    finally:
+        os.umask(umask)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o640
+    path.chmod(0o606)
+    write_text(path, "new")
+    assert stat.S_IMODE(path.stat().st_mode) == 0o606
+
+
+def test_a_pipe_is_written_to(tmp_path):
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    read = []
+    reader = threading.Thread(target=lambda: read.append(pipe.read_text()))
+    reader.start()
+    check_writable(pipe, "--csv")
+    write_text(pipe, "text")
+    reader.join(10)
+    assert read == ["text"]
+    assert pipe.is_fifo() and os.listdir(tmp_path) == ["pipe"]
+
+
+def in_a_child(work) -> None:
+    """Do some work in a process that then ends as a killed one does."""
+    child = os.fork()
+    if child == 0:
+        status = 1
+        try:
+            work()
+            status = 0
+        finally:
+            os._exit(status)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+@pytest.mark.parametrize("to_a_file", [True, False])
+def test_standard_output_is_written_to(tmp_path, to_a_file):
+    """What the shell has opened is not replaced: a line before and a line after stay."""
+    (tmp_path / "link").symlink_to("/dev/stdout")
+    if to_a_file:
+        reader, writer = None, os.open(tmp_path / "out", os.O_CREAT | os.O_APPEND | os.O_WRONLY)
+    else:
+        reader, writer = os.pipe()
+
+    def work() -> None:
+        os.dup2(writer, 1)
+        os.write(1, b"before\n")
+        for path in (tmp_path / "link", "/dev/stdout"):
+            check_writable(path, "--csv")
+        write_text(tmp_path / "link", "text\n")
+        os.write(1, b"after\n")
+
+    in_a_child(work)
+    os.close(writer)
+    written = (tmp_path / "out").read_bytes() if reader is None else os.read(reader, 100)
+    assert written == b"before\ntext\nafter\n"
+    assert sorted(os.listdir(tmp_path)) == (["link", "out"] if to_a_file else ["link"])
+
+
+def test_only_abandoned_drafts_are_removed(tmp_path):
+    def work() -> None:
+        with replacing(tmp_path / "epoch_1.pth") as draft:
+            draft.write_text("half")
+            os._exit(0)
+
+    in_a_child(work)
+    (abandoned,) = os.listdir(tmp_path)
+    users = ["epoch_1.pth.tmp", "epoch_1.pth.backup.tmp", f"iter_1{abandoned[7:]}"]
+    for name in users:
+        (tmp_path / name).write_text("the user's own")
+    with replacing(tmp_path / "epoch_2.pth") as draft:
+        draft.write_text("half")
+        remove_abandoned_drafts(tmp_path, "epoch_*.pth")
+        assert sorted(os.listdir(tmp_path)) == sorted([*users, draft.name])
 
 
 def test_a_file_that_can_be_written(tmp_path, monkeypatch):
@@ -47,17 +165,21 @@ def test_a_file_that_can_be_written(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("path", "says"),
     [
-        ("folder", "--csv folder is a folder"),
+        ("folder", "--csv folder is a directory"),
         ("no/where.csv", "/no does not exist"),
-        ("file/a.csv", "/file is no folder"),
+        ("file/a.csv", "/file is not a directory"),
         ("locked/a.csv", "/locked is not writable"),
+        ("locked.csv", "--csv locked.csv is not writable"),
+        ("link.csv", "/no does not exist"),
     ],
 )
 def test_a_file_that_cannot_be_written(path, says, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for name in ("folder", "locked"):
         (tmp_path / name).mkdir()
-    (tmp_path / "file").write_text("")
+    for name in ("file", "locked.csv"):
+        (tmp_path / name).write_text("")
+    (tmp_path / "link.csv").symlink_to("no/where.csv")
     # root may write everywhere, so that permissions would not do
     monkeypatch.setattr(os, "access", lambda place, mode: "locked" not in str(place))
     with pytest.raises(UserError) as error:

@@ -18,6 +18,7 @@ from mmengine.runner import IterBasedTrainLoop
 from torch import nn
 from torch.utils.data import Dataset
 
+from mmdysample.engine.atomic import replacing
 from mmdysample.engine.checkpoint import CheckpointError, install_safe_loading
 from mmdysample.engine.errors import UserError
 from mmdysample.engine.hooks import LosslessCheckpointHook
@@ -240,13 +241,16 @@ def test_failed_write_keeps_what_was_there(tmp_path, monkeypatch):
 def test_drafts_of_killed_runs_are_removed(tmp_path):
     folder = tmp_path / "w"
     folder.mkdir()
-    drafts = [folder / f"{name}.pth.tmp" for name in ("epoch_7", "best_a_epoch_5")]
-    for draft in drafts:
-        draft.write_bytes(b"half")
-    (folder / "notes.tmp").write_text("the user's own")
-    runner(folder).train()
+    drafts = [folder / f"{name}.pth.0123456789abcdef.tmp" for name in ("epoch_7", "best_a_epoch_5")]
+    users = [folder / name for name in ("notes.tmp", "epoch_1.pth.tmp", "epoch_1.pth.mine.tmp")]
+    for path in drafts + users:
+        path.write_text("half, or the user's own")
+    with replacing(folder / "epoch_9.pth") as draft:  # another run is writing it
+        draft.write_text("half")
+        runner(folder).train()
+        assert draft.exists()
     assert [draft for draft in drafts if draft.exists()] == []
-    assert (folder / "notes.tmp").exists()
+    assert all(path.exists() for path in users)
 
 
 class OwnLoop(IterBasedTrainLoop):

@@ -145,7 +145,7 @@ TOOLS = {
         **TESTING,
     ),
     "out-of-mmseg-is-a-file": Case(
-        ("--out", "folder"),
+        ("--out", "directory"),
         family="segmentor",
         arguments=("config.py", "good.pth", "--out", "good.pth"),
         **TESTING,

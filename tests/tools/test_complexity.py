@@ -121,7 +121,7 @@ def test_difference(ours, printed, unit, expected):
         (["no/such.py"], "no/such.py"),
         (["{config}", "--shape", "0", "5"], "--shape must be two integers >= 1, got 0 5"),
         (["{config}", "--csv", "no/such/folder.csv"], "no/such does not exist"),
-        (["{config}", "--csv", "docs"], "--csv docs is a folder"),
+        (["{config}", "--csv", "docs"], "--csv docs is a directory"),
         (["{plain}"], "has no upsampler of mmdysample"),
     ],
 )

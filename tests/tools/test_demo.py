@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -35,7 +36,8 @@ def demo(work_dir: Path, *arguments: str) -> subprocess.CompletedProcess:
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory) -> tuple[Path, subprocess.CompletedProcess]:
     """A folder with a finished demo, and what it printed."""
-    work_dir = tmp_path_factory.mktemp("demo") / "out"
+    # A comma and a space, which have a meaning in --cfg-options.
+    work_dir = tmp_path_factory.mktemp("demo") / "out, of the demo"
     result = demo(work_dir)
     assert result.returncode == 0, result.stdout + result.stderr
     return work_dir, result
@@ -86,18 +88,26 @@ def test_a_second_run_does_nothing_again_and_tells_the_same(finished):
     assert before in result.stdout
 
 
-def test_only_what_is_missing_is_done_again(finished):
+def test_only_what_is_missing_is_done_again_beside_a_users_files(finished):
     work_dir, _ = finished
+    folder = work_dir / "segformer_mit-b0_dysample_shapes"
+    (folder / "tested.json").unlink()
     (work_dir / "sampling_points.png").unlink()
+    users = [folder / "test" / "thesis.txt", work_dir / "draft-sampling_points.png"]
+    users += [folder / "tested.json.part", work_dir / "shapes" / "thesis.txt"]
+    for path in users:
+        path.write_text("all of it")
     result = demo(work_dir)
     assert result.returncode == 0
-    assert result.stdout.count(": done before") == STEPS - 1
+    assert result.stdout.count(": done before") == STEPS - 2
     assert (work_dir / "sampling_points.png").is_file()
+    assert [path.read_text() for path in users] == ["all of it"] * len(users)
 
 
 def test_a_failing_step_is_one_sentence_with_its_log(finished, tmp_path):
     work_dir = tmp_path / "out"
     shutil.copytree(finished[0], work_dir)
+    shutil.rmtree(work_dir / "configs")  # of the place that it was copied from
     folder = work_dir / "segformer_mit-b0_dysample_shapes"
     (folder / "tested.json").unlink()
     broken = work_dir / "broken.pth"
@@ -107,32 +117,62 @@ def test_a_failing_step_is_one_sentence_with_its_log(finished, tmp_path):
     assert result.returncode == 1
     (line,) = result.stderr.strip().splitlines()
     assert line.startswith("error: tools/test.py failed (error: checkpoint ")
-    (log,) = re.findall(r"its output is in (\S+)$", line)
+    (log,) = re.findall(r"its output is in (.+)$", line)
     assert "broken.pth" in Path(log).read_text()
 
 
-def test_another_folder_is_left_as_it_is(tmp_path):
+def contents(directory: Path) -> dict[str, bytes]:
+    return {str(path): path.read_bytes() for path in directory.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize("marker", [None, "[]", '{"tool": "another"}', "{"])
+def test_another_directory_is_left_as_it_is(tmp_path, marker):
     work_dir = tmp_path / "mine"
     work_dir.mkdir()
     (work_dir / "thesis.txt").write_text("all of it")
-    for arguments in ([], ["--fresh"]):
-        result = demo(work_dir, *arguments)
-        assert result.returncode == 2
-        assert result.stderr.startswith(f"error: {work_dir} was not made by the demo")
-        assert [path.name for path in work_dir.iterdir()] == ["thesis.txt"]
+    if marker is not None:
+        (work_dir / "demo.json").write_text(marker)
+    before = contents(work_dir)
+    result = demo(work_dir)
+    assert result.returncode == 2
+    assert result.stderr.startswith(f"error: {work_dir} was not made by the demo")
+    assert contents(work_dir) == before
 
 
-def test_fresh_starts_over_in_its_own_folder(finished, tmp_path):
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (dict(quick=False), "all images and iterations"),
+        (dict(code="another"), "other code or configs"),
+    ],
+)
+def test_a_demo_of_other_settings_is_left_as_it_is(finished, tmp_path, change, says):
+    """With all that a user has put into it."""
     work_dir = tmp_path / "out"
     work_dir.mkdir()
-    shutil.copy(finished[0] / "demo.json", work_dir)
-    (work_dir / "detections.png").write_text("old")
-    process = subprocess.Popen(
-        [*COMMAND, str(work_dir), "--fresh"], stdout=subprocess.PIPE, text=True, env=ENVIRONMENT
-    )
-    wait_for_line(process, "[1/")
-    assert not (work_dir / "detections.png").exists()
-    interrupt(process, signal.SIGTERM)
+    marker = json.loads((finished[0] / "demo.json").read_text())
+    (work_dir / "demo.json").write_text(json.dumps(marker | change))
+    (work_dir / "shapes").mkdir()
+    for name in ("results.txt", "thesis.txt", "shapes/thesis.txt"):
+        (work_dir / name).write_text("all of it")
+    before = contents(work_dir)
+    result = demo(work_dir)
+    assert result.returncode == 2
+    assert result.stderr.startswith(f"error: {work_dir} holds a demo made with {says} and is left")
+    assert "--work-dir" in result.stderr and result.stderr.count("\n") == 1
+    assert contents(work_dir) == before
+
+
+def test_a_config_that_a_user_changed_is_left_as_it_is(finished, tmp_path):
+    work_dir = tmp_path / "out"
+    shutil.copytree(finished[0], work_dir)
+    (work_dir / "detections.png").unlink()
+    config = work_dir / "configs" / "faster-rcnn_r18_fpn_nearest_shapes.py"
+    config.write_text("mine = 1\n")
+    result = demo(work_dir)
+    assert result.returncode == 2
+    assert f"{config} is not as the demo wrote it" in result.stderr
+    assert config.read_text() == "mine = 1\n"
 
 
 @pytest.mark.parametrize("sign", [signal.SIGINT, signal.SIGTERM])
@@ -221,6 +261,6 @@ def test_demo_sh_tells_its_arguments_without_the_set_up(clone, argument):
     command = ["bash", str(clone / "tools/demo.sh"), argument]
     folder = clone.parent
     result = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True)
-    for known in ("--work-dir DIR", "--fresh", "--quick"):
+    for known in ("--work-dir DIR", "--quick"):
         assert known in result.stdout
     assert not (folder / "calls").exists()

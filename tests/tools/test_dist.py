@@ -19,6 +19,7 @@ from mmdysample.engine.checkpoint import load_checkpoint_file
 from mmdysample.engine.launch import DEFAULT_PORT, free_port
 from tests.engine.toy import write_config
 from tests.engine.zygote import ROOT, TEST, TRAIN
+from tools.model_zoo.dumps import read_dump
 
 # Statistics of a batch and what a model draws differ between one process and two by nature; the
 # data's augmentation does not.
@@ -93,9 +94,13 @@ def test_log_names_backend_and_processes(two_processes):
 def test_dist_test_equals_one_process(two_processes, zygote):
     checkpoint = two_processes / "two" / "iter_4.pth"
     run = call(
-        *("dist_test.sh", "config.py", checkpoint, 2, "--work-dir", "scores"), cwd=two_processes
+        *("dist_test.sh", "config.py", checkpoint, 2, "--work-dir", "scores", "--out", "labels"),
+        cwd=two_processes,
     )
     assert run.returncode == 0, run.stderr
+    assert len(list((two_processes / "labels").iterdir())) == 6
+    (kept,) = (two_processes / "scores").glob("*/vis_data/config.py")
+    assert read_dump(kept)["env_cfg"]["world_size"] == 2
     alone = zygote.run(
         *(TEST, "config.py", checkpoint, "--work-dir", "alone"),
         cwd=two_processes,

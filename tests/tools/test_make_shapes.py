@@ -1,12 +1,13 @@
 """tools/make_shapes.py as a user calls it."""
 
 import ctypes
-import fcntl
 import hashlib
 import json
 import os
 import pty
+import re
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -40,8 +41,8 @@ def wait_for(condition, seconds: float = 60.0) -> None:
         time.sleep(0.02)
 
 
-def pictures_in(folder: Path) -> int:
-    return len(list(folder.glob("images/training/*.jpg")))
+def drawn_so_far(out: Path) -> int:
+    return len(list(out.parent.glob(f"{out.name}.*.partial/images/training/*.jpg")))
 
 
 def contents(folder: Path) -> dict[str, str]:
@@ -171,12 +172,71 @@ def test_foreign_folder_is_left_alone(tmp_path, overwrite, marker):
     assert contents(tmp_path) == before
 
 
-def test_foreign_partial_folder_is_left_alone(tmp_path):
-    (tmp_path / "shapes.partial").mkdir()
-    (tmp_path / "shapes.partial/thesis.txt").write_text("years of work")
+def add(folder: Path) -> str:
+    (folder / "annotations/notes.txt").write_text("years of work")
+    return "annotations/notes.txt in it was not made by this tool"
+
+
+def edit(folder: Path) -> str:
+    path = folder / "annotations/validation/000010000001.png"
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1  # of the same size
+    path.write_bytes(content)
+    return "annotations/validation/000010000001.png in it was changed"
+
+
+def link(folder: Path) -> str:
+    (folder / "elsewhere").symlink_to(folder.parent)
+    return "elsewhere in it was not made by this tool"
+
+
+def replace_by_a_link(folder: Path) -> str:
+    path = folder / "depth/training/000000000001.png"
+    path.rename(folder.parent / "mine.png")
+    path.symlink_to(folder.parent / "mine.png")
+    return "depth/training/000000000001.png in it was changed"
+
+
+def lose_the_list(folder: Path) -> str:
+    marker = json.loads((folder / "shapes.json").read_text())
+    (folder / "shapes.json").write_text(json.dumps({**marker, "files": None}))
+    return "has no list of the files"
+
+
+@pytest.mark.parametrize("work", [add, edit, link, replace_by_a_link, lose_the_list])
+def test_a_users_work_in_it_is_not_overwritten(drawn, tmp_path, work):
+    out = tmp_path / "shapes"
+    shutil.copytree(drawn, out)
+    says = work(out)
     before = contents(tmp_path)
-    assert_refused(make(tmp_path / "shapes", *SMALL), "shapes.partial", "not made by this tool")
+    assert_refused(make(out, *SMALL, "--seed", 3, "--overwrite"), str(out), says)
     assert contents(tmp_path) == before
+    # It is still known as the data set that it is.
+    assert "is there already" in make(out, *SMALL).stdout
+
+
+def test_a_users_work_that_comes_while_it_is_drawn(drawn, tmp_path):
+    out = tmp_path / "shapes"
+    shutil.copytree(drawn, out)
+    process = start(out, *LONG[:1], "200", *LONG[2:], "--overwrite")
+    wait_for(lambda: list(tmp_path.glob("shapes.*.partial")))
+    add(out)
+    before = contents(out)
+    stdout, stderr = process.communicate(timeout=120)
+    result = subprocess.CompletedProcess([], process.returncode, stdout, stderr)
+    assert_refused(result, "annotations/notes.txt in it was not made by this tool")
+    assert contents(out) == before
+    assert list(tmp_path.iterdir()) == [out]
+
+
+@pytest.mark.parametrize("name", ["shapes.partial", "shapes.0123abcd.partial"])
+def test_another_directory_of_the_name_of_an_unfinished_one(drawn, tmp_path, name):
+    (tmp_path / name).mkdir()
+    for inside in ("thesis.txt", ".drawing"):
+        (tmp_path / name / inside).write_text("years of work")
+    before = contents(tmp_path / name)
+    assert make(tmp_path / "shapes", *SMALL).returncode == 0
+    assert contents(tmp_path / name) == before
 
 
 def test_empty_folder_and_link_are_fine(drawn, tmp_path):
@@ -266,9 +326,9 @@ def test_failing_overwrite_keeps_the_old_data_set(tmp_path):
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["SIGINT", "SIGTERM"])
 @pytest.mark.parametrize("workers", [1, 2])
 def test_stopped_run_leaves_nothing(tmp_path, number, workers):
-    out, partial = tmp_path / "shapes", tmp_path / "shapes.partial"
+    out = tmp_path / "shapes"
     process = start(out, *LONG, "--workers", workers, start_new_session=True)
-    wait_for(lambda: pictures_in(partial) > 10)
+    wait_for(lambda: drawn_so_far(out) > 10)
     workers_of_it = children(process.pid)
     # Ctrl-C reaches the whole process group, kill only the process itself
     if number == signal.SIGINT:
@@ -284,26 +344,26 @@ def test_stopped_run_leaves_nothing(tmp_path, number, workers):
     assert not [pid for pid in workers_of_it if Path(f"/proc/{pid}").exists()]
 
 
-def test_killed_run_is_started_over(drawn, tmp_path):
-    out, partial = tmp_path / "shapes", tmp_path / "shapes.partial"
+def test_killed_run_leaves_no_half_data_set(drawn, tmp_path):
+    out = tmp_path / "shapes"
     process = start(out, *LONG)
-    wait_for(lambda: pictures_in(partial) > 10)
+    wait_for(lambda: drawn_so_far(out) > 10)
     workers_of_it = children(process.pid)
     assert len(workers_of_it) == 2
     process.kill()
     process.communicate(timeout=60)
-    assert not out.exists()
-    assert partial.exists()
+    (partial,) = tmp_path.iterdir()
+    assert re.fullmatch(r"shapes\.[0-9a-f]{8}\.partial", partial.name)
     # the workers notice that nobody waits for them
     wait_for(lambda: not [pid for pid in workers_of_it if Path(f"/proc/{pid}").exists()])
     assert make(out, *SMALL).returncode == 0
     assert contents(out) == contents(drawn)
-    assert list(tmp_path.iterdir()) == [out]
+    assert sorted(tmp_path.iterdir()) == [out, partial]
 
 
 def test_killed_worker_is_reported(tmp_path):
     process = start(tmp_path / "shapes", *LONG)
-    wait_for(lambda: pictures_in(tmp_path / "shapes.partial") > 10)
+    wait_for(lambda: drawn_so_far(tmp_path / "shapes") > 10)
     os.kill(children(process.pid)[0], signal.SIGKILL)
     stdout, stderr = process.communicate(timeout=60)
     assert_refused(
@@ -314,14 +374,17 @@ def test_killed_worker_is_reported(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_two_runs_at_once(tmp_path):
-    partial = tmp_path / "shapes.partial"
-    partial.mkdir()
-    with open(partial / ".drawing", "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        (partial / "half").write_text("the other's")
-        assert_refused(make(tmp_path / "shapes", *SMALL), "another process is drawing")
-        assert (partial / "half").read_text() == "the other's"
+def test_two_runs_at_once(drawn, tmp_path):
+    """The first to end has it; the other leaves it alone."""
+    out = tmp_path / "shapes"
+    late = start(out, *LONG[:1], "200", *LONG[2:])
+    wait_for(lambda: drawn_so_far(out) > 10)
+    assert make(out, *SMALL).returncode == 0
+    stdout, stderr = late.communicate(timeout=120)
+    result = subprocess.CompletedProcess([], late.returncode, stdout, stderr)
+    assert_refused(result, f"{out} was made by another process")
+    assert contents(out) == contents(drawn)
+    assert list(tmp_path.iterdir()) == [out]
 
 
 def test_progress_bar_on_a_terminal(tmp_path):

@@ -19,12 +19,14 @@ pytest.importorskip("mmdet", reason="needs mmdet: bash tools/setup_env.sh instal
 pytest.importorskip("mmseg", reason="needs mmseg: bash tools/setup_env.sh installs it")
 
 import yaml
+from mmengine.config import Config
 
 from tests.engine.toy import write_config
 from tests.engine.zygote import ROOT, TEST, TRAIN
 from tools.model_zoo import document, results
-from tools.model_zoo.configs import Entry, model_configs, read_entries
-from tools.model_zoo.logs import Run, read_runs
+from tools.model_zoo.configs import Entry, load, model_configs, read_entries
+from tools.model_zoo.dumps import read_dump
+from tools.model_zoo.logs import Run, batch_difference, read_runs
 from tools.model_zoo.tables import AP, BIOU, MIOU, TABLES, Row, Table
 
 BY_NAME = {table.name: table for table in TABLES}
@@ -121,18 +123,25 @@ model = {model}
 train_cfg = dict(type="IterBasedTrainLoop", max_iters=4, val_interval={interval})
 optim_wrapper = dict(type="OptimWrapper", optimizer=dict(type="SGD", lr={lr}))
 param_scheduler = [dict(type="PolyLR", power=1.0)]
-train_dataloader = dict(
-    batch_size={batch}, num_workers=2, dataset=dict(
-        type="Data", data_root="{data}", ann_file="{annotations}", pipeline=[]
-    ),
-)
-val_dataloader = test_dataloader = train_dataloader
-val_evaluator = test_evaluator = {evaluator}
+train_dataloader = {loader}
+val_dataloader = {loader}
+test_dataloader = {loader}
+val_evaluator = {evaluator}
+test_evaluator = {evaluator}
 randomness = dict(seed={seed})
 load_from = {tested}
 resume = {resume}
+launcher = "pytorch"
+env_cfg = dict({env_cfg})
+auto_scale_lr = dict({scaling})
 """
+LOADER = """dict(
+    batch_size={batch}, num_workers=2, dataset=dict(
+        type="Data", data_root="{data}", ann_file="{annotations}", pipeline=[]
+    ),
+)"""
 DEFAULTS = dict(lr=0.1, batch=2, data="data/a", evaluator='dict(type="IoUMetric")', seed=None)
+DEFAULTS |= dict(env_cfg="world_size=1", scaling="")
 DEFAULTS |= dict(tested=None, resume=False, interval=2, annotations="annotations/train.json")
 PRETRAINED = 'dict(type="Pretrained", checkpoint="{}")'
 MODEL = 'dict(type="Model", width=8, pretrained={}, backbone=dict(init_cfg={}))'
@@ -141,7 +150,8 @@ PANOPTIC = 'dict(type="CocoPanopticMetric", ann_file="{0}/val.json", seg_prefix=
 
 
 def config_text(**settings) -> str:
-    return CONFIG.format(**DEFAULTS | settings)
+    settings = DEFAULTS | settings
+    return CONFIG.format(loader=LOADER.format(**settings), **settings)
 
 
 class WorkDirs:
@@ -230,7 +240,8 @@ def test_a_line_that_is_cut_off(work_dirs):
 
 
 @pytest.mark.parametrize(
-    "line", ["[1, 2]", "\x00\x00\x00", '"text"', '{"mIoU": 9, "step": "4"}', '{"mIoU": 9}']
+    "line",
+    ["[1, 2]", "\x00\x00\x00", '"text"', "[" * 100_000, '{"mIoU": 9, "step": "4"}', '{"mIoU": 9}'],
 )
 def test_a_line_that_is_no_metrics(work_dirs, line):
     work_dirs.train("a", {4: 41.0}, end=line)
@@ -277,8 +288,99 @@ def test_other_settings_are_said_and_left_out(work_dirs):
 
 
 def test_where_the_data_lies_is_no_other_setting(work_dirs):
-    work_dirs.train("a", {4: 41.0}, data="/elsewhere", batch=4)
+    work_dirs.train("a", {4: 41.0}, data="/elsewhere")
     assert len(work_dirs.read()) == 1
+
+
+# The config's own batch is 2, or, by its name, 16.
+@pytest.mark.parametrize(
+    ("config", "settings", "says"),
+    [
+        ("segformer_a", dict(batch=1, env_cfg="world_size=2"), ""),
+        ("segformer_a", dict(batch=2, env_cfg="world_size=2"), "2 images on each of 2 GPUs, not 2"),
+        ("segformer_a", dict(batch=4), "4 images on each of 1 GPUs, not 2 in all"),
+        ("segformer_a", dict(env_cfg=""), "does not say on how many GPUs"),
+        ("segformer_a", dict(env_cfg="world_size='2'"), "does not say on how many GPUs"),
+        ("segformer_8xb2-160k_a", dict(env_cfg="world_size=8"), ""),
+        ("segformer_8xb2-160k_a", dict(env_cfg="world_size=4", batch=4), ""),
+        ("segformer_8xb2-160k_a", dict(), "2 images on each of 1 GPUs, not 16 in all"),
+        ("segformer_8xb2-160k_a", dict(scaling="enable=True, base_batch_size=16"), ""),
+        (
+            *("segformer_8xb2-160k_a", dict(scaling="enable=True, base_batch_size=2")),
+            "auto_scale_lr.base_batch_size is 2, not 16",
+        ),
+    ],
+)
+def test_another_batch_with_the_same_learning_rate(work_dirs, config, settings, says):
+    work_dirs.configs[config] = work_dirs.configs["segformer_a"]
+    work_dirs.train("a", {4: 41.0}, config=config, **settings)
+    assert len(work_dirs.read()) == (0 if says else 1)
+    assert says in "".join(work_dirs.notices) and len(work_dirs.notices) == bool(says)
+
+
+def test_the_batches_of_the_projects_configs():
+    """As in the name or, of upstream's schedules, 16; those of Shapes are for one GPU."""
+    kinds = {(name.split("_")[0], "shapes" in name): name for name in model_configs()}
+    for name in kinds.values():
+        own = load(model_configs()[name])
+        gpus = 1 if name.endswith("_shapes") else 4 if "_4xb4-" in name else 8
+        batch = dict(train_dataloader=dict(batch_size=own.train_dataloader.batch_size))
+        assert not batch_difference(batch | of_gpus(gpus), own, name), name
+        assert batch_difference(batch | of_gpus(gpus + 1), own, name), name
+
+
+def dump(path: Path, gpus: int) -> str:
+    """A config as a run on so many GPUs keeps it."""
+    settings = Config.fromfile(path, import_custom_modules=False).to_dict() | of_gpus(gpus)
+    return Config(settings, format_python_code=False).dump()
+
+
+def of_gpus(count: int) -> dict:
+    return dict(env_cfg=dict(world_size=count))
+
+
+ATTACKS = {
+    "a call": "__import__('pathlib').Path('ran').touch()",
+    "in a value": "model = [__import__('pathlib').Path('ran').touch()]",
+    "an import": "from pathlib import Path\nPath('ran').touch()",
+    "a base": "_base_ = 'evil.py'",
+    "a class": "class A:\n    __import__('pathlib').Path('ran').touch()",
+    "a default": "def f(a=__import__('pathlib').Path('ran').touch()): pass",
+    "a format": "work_dir = f\"{__import__('pathlib').Path('ran').touch()}\"",
+    "keywords": "model = dict(**{'a': __import__('pathlib').Path('ran').touch()})",
+    "another dict": "dict = __import__\nmodel = dict('evil')",
+    "nesting": f"model = {'-' * 100_000}1",
+    "brackets": f"model = {'[' * 150}{']' * 150}",
+    "no text": "\udcff",
+    "too much": f"model = '{'a' * 2_000_000}'",
+    "types": "randomness = 5\nenv_cfg = 5\nval_evaluator = [5]\ntrain_dataloader = 'a'",
+    "a seed": "{}\nrandomness = dict(seed='a,b')",
+    "a place": "{}\nresume = True\nload_from = '\\0'",
+}
+
+
+@pytest.mark.parametrize("attack", ATTACKS)
+def test_a_config_of_a_stranger_is_data(work_dirs, monkeypatch, attack):
+    """Nothing in it runs, and it is left out with a sentence."""
+    start = work_dirs.train("a", {4: 41.0})
+    monkeypatch.chdir(start)
+    (start / "evil.py").write_text("__import__('pathlib').Path('ran').touch()")
+    text = ATTACKS[attack].replace("{}", config_text())
+    (start / "vis_data" / "config.py").write_text(text, errors="surrogateescape")
+    assert work_dirs.read() == []
+    assert len(work_dirs.notices) == 1 and "is left out" in work_dirs.notices[0]
+    assert not (start / "ran").exists()
+
+
+def test_what_mmengine_writes_is_read(tmp_path):
+    """Every value of the configs of a model of each kind, as a run keeps it."""
+    bases = {name.split("_")[0]: path for name, path in model_configs().items()}
+    odd = Config(
+        {"a": {"b-c": (1, -2.5, None)}, "d": float("inf"), "e": [{"f": {}, 1: "'"}], "g": ((),)}
+    )
+    for cfg in [*map(load, bases.values()), odd]:
+        (tmp_path / "config.py").write_text(Config(cfg.to_dict(), format_python_code=False).dump())
+        assert read_dump(tmp_path / "config.py") == cfg.to_dict()
 
 
 @pytest.mark.parametrize(
@@ -429,13 +531,17 @@ def test_what_the_tools_leave(family, zygote, toy_data, tmp_path):
         short += "default_hooks['checkpoint'].update(interval=2)\n"
     config.write_text(text + short)
     run = zygote.run(
-        *(TRAIN, config, "--work-dir", "w", "--cfg-options"),
-        *("train_dataloader.num_workers=0", "train_dataloader.persistent_workers=False"),
+        *(TRAIN, config, "--work-dir", "w"),
+        # The toy detector's learning rate is meant for more images than its batch has.
+        *(["--auto-scale-lr"] if family == "detector" else []),
+        *("--cfg-options", "train_dataloader.num_workers=0"),
+        "train_dataloader.persistent_workers=False",
         cwd=tmp_path,
     )
     assert run.status == 0, run.stderr
     checkpoint = (tmp_path / "w" / "last_checkpoint").read_text()
-    run = zygote.run(TEST, config, checkpoint, "--work-dir", "tested", cwd=tmp_path)
+    arguments = ("--work-dir", "tested", "--show-dir", "drawn")
+    run = zygote.run(TEST, config, checkpoint, *arguments, cwd=tmp_path)
     assert run.status == 0, run.stderr
     (tested,) = (tmp_path / "tested").glob("*/*.json")
     expected = json.loads(tested.read_text())
@@ -641,9 +747,8 @@ def test_as_a_user_calls_it(tmp_path):
     name = "segformer_mit-b0_dysample_shapes"
     start = tmp_path / "work_dirs" / name / "20260101_000000"
     (start / "vis_data").mkdir(parents=True)
-    config = f"_base_ = {str(model_configs()[name])!r}\n"
     for path in (start / "vis_data" / "config.py", start.parent / f"{name}.py"):
-        path.write_text(config)
+        path.write_text(dump(model_configs()[name], gpus=1))
     evaluation = json.dumps(dict(mIoU=58.06, mAcc=67.0, step=600))
     (start / "vis_data" / "scalars.json").write_text(f"{evaluation}\n")
     command = [sys.executable, TOOL, "work_dirs", "--out", "tables.md", "--csv", "tables.csv"]
@@ -670,7 +775,7 @@ def test_as_a_user_calls_it(tmp_path):
         (["--write", "--pick", "best"], "--pick is for tables"),
         (["--pick", "first"], "invalid choice: 'first'"),
         (["--out", "nowhere/a.md"], "nowhere does not exist"),
-        (["--csv", "docs"], "--csv docs is a folder"),
+        (["--csv", "docs"], "--csv docs is a directory"),
         (["--csv", "a.md", "--out", "docs/../a.md"], "--out and --csv are the same file"),
     ],
 )
@@ -708,7 +813,7 @@ def checkout(tmp_path) -> Path:
     (start / "vis_data").mkdir(parents=True)
     base = project / "configs" / "retinanet" / f"{name}.py"
     for path in (start / "vis_data" / "config.py", start.parent / f"{name}.py"):
-        path.write_text(f"_base_ = {str(base)!r}\n")
+        path.write_text(dump(base, gpus=8))
     evaluations = [dict(step=step, **{"coco/bbox_mAP": step / 100 + 0.25}) for step in (11, 12)]
     lines = "".join(json.dumps(each) + "\n" for each in evaluations)
     (start / "vis_data" / "scalars.json").write_text(lines)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -66,7 +67,7 @@ def test_detector(zygote, trained, tmp_path):
 def test_segmentor(zygote, trained, toy_data, tmp_path):
     metrics = run_test(
         *(zygote, trained, "segmentor", tmp_path / "w", "--out", tmp_path / "labels"),
-        *("--show-dir", tmp_path / "pictures"),
+        *("--show-dir", "drawn"),
     )
     predictions = sorted((tmp_path / "labels").glob("*.png"))
     assert [path.stem for path in predictions] == [f"{number:03d}" for number in range(6)]
@@ -77,7 +78,68 @@ def test_segmentor(zygote, trained, toy_data, tmp_path):
         pixels += label.size
     # Counted anew from the written label images.
     assert metrics["aAcc"] == pytest.approx(100 * hits / pixels, abs=0.01)
-    assert len(list((tmp_path / "pictures").rglob("*.png"))) == 6
+    # The run's own records stay where they are.
+    (run,) = (tmp_path / "w").glob("*/vis_data/config.py")
+    drawn = sorted((run.parents[1] / "drawn").iterdir())
+    assert [path.name for path in drawn] == [f"{number:03d}.jpg" for number in range(6)]
+    assert not (trained / "drawn").exists()
+
+
+@pytest.mark.parametrize("family", ["detector", "segmentor"])
+def test_drawings_at_an_absolute_path(family, zygote, trained, tmp_path):
+    run_test(zygote, trained, family, tmp_path / "w", "--show-dir", tmp_path / "drawn")
+    assert len(list((tmp_path / "drawn").iterdir())) == 6
+
+
+REFUSED = {
+    "labels-over-the-ground-truth": ("segmentor", ["--out", "DATA/labels"], "is not empty, it"),
+    "labels-over-it-by-a-link": ("segmentor", ["--out", "link/labels"], "is not empty, it holds"),
+    "drawings-over-the-images": ("segmentor", ["--show-dir", "DATA/images"], "is not empty, it"),
+    "detections-over-the-images": ("detector", ["--show-dir", "DATA/images"], "is not empty, it"),
+    "drawings-over-linked-images": ("detector", ["--show-dir", "CWD/links"], "is not empty, it"),
+    "below-the-images": ("segmentor", ["--out", "DATA/images/new"], "holds data of the config"),
+    "below-them-by-a-link": ("segmentor", ["--out", "link/labels/new"], "data of the config"),
+    "drawings-below-the-images": (
+        *("detector", ["--show-dir", "DATA/images/new/one"], "holds data of the config"),
+    ),
+    "work-dir-in-the-data": (
+        *("detector", ["--work-dir", "DATA/w", "--show-dir", "new"], "holds data of the config"),
+    ),
+    "out-of-the-run": ("segmentor", ["--show-dir", "x/../../../labels"], "is not below"),
+    "pickle-in-the-data": ("detector", ["--out", "DATA/found.pkl"], "holds data of the config"),
+    "pickle-over-a-users": ("detector", ["--out", "users.pkl"], "exists already"),
+    "pickle-over-a-dangling-link": ("detector", ["--out", "gone.pkl"], "exists already"),
+    "labels-among-a-users": ("segmentor", ["--out", "users"], "is not empty, it holds thesis.txt"),
+    "labels-and-drawings": ("segmentor", ["--out", "new", "--show-dir", "CWD/new"], "the same"),
+    "empty-name": ("segmentor", ["--out", ""], "--out is empty"),
+}
+
+
+def contents(directory: Path) -> dict[str, bytes]:
+    return {str(path): path.read_bytes() for path in directory.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_nothing_is_written_over(case, zygote, toy_data, tmp_path):
+    family, arguments, says = REFUSED[case]
+    data = tmp_path / "data"
+    shutil.copytree(toy_data, data)
+    write_config(family, data, tmp_path / "config.py")
+    (tmp_path / "link").symlink_to(data)
+    (tmp_path / "gone.pkl").symlink_to(tmp_path / "elsewhere.pkl")
+    for name in ("links", "users"):
+        (tmp_path / name).mkdir()
+    for image in (data / "images").iterdir():
+        os.link(image, tmp_path / "links" / image.name)
+    for name in ("users.pkl", "users/thesis.txt"):
+        (tmp_path / name).write_text("all of it")
+    torch.save(dict(state_dict={}), tmp_path / "model.pth")
+    before = contents(tmp_path)
+    filled = [each.replace("DATA", str(data)).replace("CWD", str(tmp_path)) for each in arguments]
+    run = zygote.run(TEST, "config.py", "model.pth", *filled, cwd=tmp_path)
+    assert run.status == 2, run.stdout
+    assert says in run.stderr and run.stderr.count("\n") == 1, run.stderr
+    assert contents(tmp_path) == before
 
 
 def test_plain_call(trained, tmp_path):

@@ -172,4 +172,4 @@ def test_csv_in_a_missing_folder(shapes, tmp_path):
 def test_csv_that_is_a_folder(shapes, tmp_path):
     result = call("--data", shapes, "--csv", tmp_path)
     assert result.returncode == 2
-    assert f"--csv {tmp_path} is a folder" in result.stderr
+    assert f"--csv {tmp_path} is a directory" in result.stderr

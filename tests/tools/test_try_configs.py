@@ -96,7 +96,7 @@ def test_show_prints_commands_that_name_shapes_alone(shapes):
     assert train[:2] == ["python", "tools/train.py"] and test[:2] == ["python", "tools/test.py"]
     options = dict(word.split("=", 1) for word in train[train.index("--cfg-options") + 1 :])
     assert options["model.backbone.init_cfg"] == "None"
-    assert options["train_dataloader.dataset.data_root"] == f"{shapes}/"
+    assert options["train_dataloader.dataset.data_root"] == f"'{shapes}/'"
     assert options["model.roi_head.bbox_head.num_classes"] == "8"
     assert options["model.panoptic_fusion_head.num_things_classes"] == "8"
     assert options["model.panoptic_fusion_head.num_stuff_classes"] == "4"
@@ -112,7 +112,7 @@ def test_show_prints_commands_that_name_shapes_alone(shapes):
         ((CONFIGS / TRIED[0], "--data", "nowhere"), ("nowhere", "make_shapes.py")),
         ((CONFIGS / TRIED[0], "--workers", "0"), ("--workers", "1")),
         ((CONFIGS / TRIED[0], "--csv", "/no/where.csv"), ("--csv", "/no does not exist")),
-        ((CONFIGS / TRIED[0], "--csv", CONFIGS), ("--csv", "is a folder")),
+        ((CONFIGS / TRIED[0], "--csv", CONFIGS), ("--csv", "is a directory")),
     ],
 )
 def test_mistakes_are_answered_in_a_sentence(arguments, named, shapes):

@@ -222,7 +222,7 @@ def options(cfg: Config, data: Path) -> Iterator[tuple[str, Any]]:
         yield f"{loader}.persistent_workers", False
         yield f"{loader}.batch_size", BATCH if part == "train" else 1
         for place in data_sets(cfg[loader].dataset, f"{loader}.dataset"):
-            yield f"{place}.data_root", f"{data}/" if coco else data
+            yield f"{place}.data_root", in_quotes(f"{data}/" if coco else data)
             yield f"{place}.indices", IMAGES[part]
             if coco:
                 yield f"{place}.metainfo.classes", quoted(classes(cfg))
@@ -280,7 +280,13 @@ def evaluator_files(evaluator: Any, place: str, data: Path) -> Iterator[tuple[st
         if evaluator.get(key):
             path = str(evaluator[key])
             below = path[path.index("annotations") :]
-            yield f"{place}.{key}", data / below
+            yield f"{place}.{key}", in_quotes(data / below)
+
+
+def in_quotes(path: Path | str) -> str:
+    """A path as an option that stays text, whatever commas and brackets are in it."""
+    quote = '"' if "'" in str(path) else "'"
+    return f"{quote}{path}{quote}"
 
 
 def model_options(value: Any, place: str, coco: bool) -> Iterator[tuple[str, Any]]:

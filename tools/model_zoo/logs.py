@@ -18,12 +18,15 @@ from typing import Any
 from mmengine.config import Config
 
 from .configs import load
+from .dumps import read_dump
 
 # What a training logs beside metrics, or an evaluation of them.
 NO_METRICS = ("lr", "base_lr", "loss", "iter", "epoch", "step", "time", "data_time", "memory")
 CHECKPOINT = re.compile(r"(?:best_.*_)?(?:epoch|iter)_(\d+)\.pth$")
+# In a config's name: GPUs, and images on each.
+BATCH = re.compile(r"_(\d+)xb(\d+)[-_]")
 # Where the data lies and how it is loaded is not what is trained; nor is how the batch is divided
-# among GPUs, which the config does not know.
+# among GPUs, see `batch_difference`.
 FREE = {
     *("data_root", "num_workers", "persistent_workers", "pin_memory", "prefetch_factor"),
     *("batch_size", "backend_args", "file_client_args", "classwise", "outfile_prefix"),
@@ -75,7 +78,8 @@ def read_runs(
     """
     runs: dict[Path, Run] = {}  # the newest of each work dir
     found: list[Run] = []
-    starts = [path.parent.parent for path in folder.rglob("vis_data/config.py")]
+    configs_of_starts = [path for path in folder.rglob("vis_data/config.py") if path.is_file()]
+    starts = [path.parent.parent for path in configs_of_starts]
     work_dirs = sorted({start.parent for start in starts})
     names = {work_dir: config_name(work_dir, configs, notice) for work_dir in work_dirs}
     # In the order of time; within a second a training comes before a test of it.
@@ -95,7 +99,10 @@ def read_runs(
         if not test.is_file() and not settings.get("resume"):
             places = (*places, "load_from")
         free = FREE | INITIAL_WEIGHTS if test.is_file() else FREE
-        change = difference(settings, load(configs[config]), places, free)
+        own = load(configs[config])
+        change = difference(settings, own, places, free)
+        if not change and not test.is_file():
+            change = batch_difference(settings, own, config)
         if change:
             notice(f"{start} is left out, because its settings are not those of {config}: {change}")
             if not test.is_file():
@@ -142,13 +149,11 @@ def config_name(
     return None
 
 
-def read_config(path: Path, notice: Callable[[str], None]) -> Config | None:
+def read_config(path: Path, notice: Callable[[str], None]) -> dict[str, Any] | None:
     try:
-        return Config.fromfile(path, import_custom_modules=False)
-    except Exception as error:
-        # A config is a program: whatever it raises is about it.
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        notice(f"{path.parent.parent} is left out: its config.py cannot be read ({reason})")
+        return read_dump(path)
+    except (OSError, ValueError) as error:
+        notice(f"{path.parent.parent} is left out: its config.py cannot be read ({error})")
         return None
 
 
@@ -162,7 +167,7 @@ def read_metrics(
     for number, line in enumerate(path.read_text(errors="replace").splitlines(), start=1):
         try:
             entry = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             notice(f"line {number} of {path} is left out: it is cut off or no JSON")
             continue
         if not isinstance(entry, dict):
@@ -171,7 +176,7 @@ def read_metrics(
         if "lr" in entry or "loss" in entry:
             continue  # of the training itself
         metrics = {
-            key: float(value)
+            key: _float(value)
             for key, value in entry.items()
             if key not in NO_METRICS and isinstance(value, int | float)
         }
@@ -184,6 +189,44 @@ def read_metrics(
             notice(f"line {number} of {path} is left out: it says of no step")
         elif metrics:
             yield at, metrics
+
+
+def _float(value: float) -> float:
+    try:
+        return float(value)
+    except OverflowError:  # JSON's integers have no end
+        return math.inf
+
+
+def _dict(value: Any) -> dict:
+    """A setting that is to be a dict; what a stranger's config has may be anything."""
+    return value if isinstance(value, dict) else {}
+
+
+def batch_difference(settings: dict, own: Config, name: str) -> str:
+    """The images of a training step that are not as many as the config's learning rate is for.
+
+    Empty if they are, or if the learning rate was scaled along with them.
+    """
+    base = own.get("auto_scale_lr", {}).get("base_batch_size")
+    found = BATCH.search(name)
+    meant = int(found[1]) * int(found[2]) if found else base or own.train_dataloader.batch_size
+    scaling = _dict(settings.get("auto_scale_lr"))
+    if scaling.get("enable"):
+        given = scaling.get("base_batch_size")
+        return "" if given == meant else f"auto_scale_lr.base_batch_size is {given}, not {meant}"
+    images = _dict(settings.get("train_dataloader")).get("batch_size")
+    processes = _dict(settings.get("env_cfg")).get("world_size")
+    if processes is None and settings.get("launcher") == "none":
+        processes = 1
+    if not isinstance(images, int) or not isinstance(processes, int):
+        return f"it does not say on how many GPUs it trained, for a batch of {meant} images"
+    if images * processes == meant:
+        return ""
+    return (
+        f"the batch is {images} images on each of {processes} GPUs, not {meant} in all, and "
+        "--auto-scale-lr was not given"
+    )
 
 
 def difference(ours: Any, theirs: Any, places: tuple[str, ...], free: Collection[str]) -> str:
@@ -201,7 +244,7 @@ def difference(ours: Any, theirs: Any, places: tuple[str, ...], free: Collection
 def _plain(value: Any) -> Any:
     """Evaluators without those that only write predictions: a list of one is that one."""
     if isinstance(value, list | tuple):
-        value = [each for each in value if each.get("type") not in WRITERS]
+        value = [each for each in value if _dict(each).get("type") not in WRITERS]
         return value[0] if len(value) == 1 else value
     return value
 
@@ -235,7 +278,7 @@ def _short(value: Any) -> str:
 
 
 def _run_of(
-    start: Path, config: str, settings: Config, newest: dict[Path, Run], *, is_test: bool
+    start: Path, config: str, settings: dict, newest: dict[Path, Run], *, is_test: bool
 ) -> Run:
     """The run that a start of a tool belongs to: the one it continues or tests, or a new one.
 
@@ -253,12 +296,14 @@ def _run_of(
         place = work_dir if here else _trained_in(settings, config, newest, "continues")
         newest[work_dir] = newest[place]
     else:
-        seed = (settings.get("randomness") or {}).get("seed")
+        seed = _dict(settings.get("randomness")).get("seed")
+        if seed is not None and not isinstance(seed, int):
+            raise ValueError(f"its randomness.seed is {_short(seed)}")
         newest[work_dir] = Run(config, f"{start.parent.name}/{start.name}", seed, length(settings))
     return newest[work_dir]
 
 
-def _trained_in(settings: Config, config: str, newest: dict[Path, Run], does: str) -> Path:
+def _trained_in(settings: dict, config: str, newest: dict[Path, Run], does: str) -> Path:
     """The work dir of the training that wrote the checkpoint that was loaded."""
     loaded = _loaded_from(settings)
     if loaded in newest and newest[loaded].config == config:
@@ -269,7 +314,7 @@ def _trained_in(settings: Config, config: str, newest: dict[Path, Run], does: st
     raise ValueError(f"it {does} a training in {loaded}, which is not among these runs")
 
 
-def length(settings: Config) -> int:
+def length(settings: dict) -> int:
     """Epochs or iterations of a training."""
     train_cfg = settings.get("train_cfg") or {}
     found = train_cfg.get("max_epochs") or train_cfg.get("max_iters")
@@ -278,11 +323,11 @@ def length(settings: Config) -> int:
     return int(found)
 
 
-def _loaded_from(settings: Config) -> Path:
+def _loaded_from(settings: dict) -> Path:
     return Path(str(settings.get("load_from"))).parent.resolve()
 
 
-def _tested_step(settings: Config) -> int:
+def _tested_step(settings: dict) -> int:
     checkpoint = str(settings.get("load_from"))
     found = CHECKPOINT.search(checkpoint)
     if found is None:

@@ -1,10 +1,11 @@
-"""The output folder: whole or absent, and never somebody else's."""
+"""The output directory: whole or absent, and never somebody else's."""
 
 from __future__ import annotations
 
-import fcntl
+import hashlib
 import json
 import os
+import secrets
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,10 +14,7 @@ from pathlib import Path
 from .files import Arguments, expected_files
 
 MARKER = "shapes.json"
-"""Lies in every finished folder and tells the arguments that made it."""
-LOCK = ".drawing"
-"""Lies in every unfinished folder; locked while a process draws into it."""
-REPLACED = ".replaced"
+"""Lies in every finished directory: the arguments that made it, and a hash of each file."""
 VERSION = 1
 """Of the drawings: raised when the same arguments draw something else."""
 
@@ -37,22 +35,24 @@ def is_finished(out: Path, arguments: Arguments, overwrite: bool) -> bool:
     """
     if not out.parent.is_dir():
         raise ShapesError(
-            f"the folder {out.parent} does not exist: make it first, or choose another OUT"
+            f"the directory {out.parent} does not exist: make it first, or choose another OUT"
         )
     if not out.exists():
         return False
     if not out.is_dir():
-        raise ShapesError(f"{out} is a file: OUT must be a new folder")
+        raise ShapesError(f"{out} is a file: OUT must be a new directory")
     if not any(out.iterdir()):
         return False
     found = _read_marker(out)
     if found is None:
         raise ShapesError(
-            f"{out} was not made by this tool and is left as it is: choose a new or an empty folder"
+            f"{out} was not made by this tool and is left as it is: choose a new or an empty "
+            "directory"
         )
     if overwrite:
+        _check_only_ours(out)
         return False
-    if found != _marker(arguments):
+    if {**found, "files": None} != {**_marker(arguments), "files": None}:
         made_with = " ".join(f"{name}={value}" for name, value in found["arguments"].items())
         raise ShapesError(
             f"{out} holds another Shapes data set ({made_with}, drawing version "
@@ -68,63 +68,85 @@ def is_finished(out: Path, arguments: Arguments, overwrite: bool) -> bool:
 
 
 def _read_marker(out: Path) -> dict | None:
-    """The marker's content, None if the folder is not this tool's."""
+    """The marker's content, None if the directory is not this tool's."""
     try:
         marker = json.loads((out / MARKER).read_text())
-    except (FileNotFoundError, IsADirectoryError, ValueError):
+    except (FileNotFoundError, IsADirectoryError, ValueError, RecursionError):
         return None
     ours = isinstance(marker, dict) and marker.get("tool") == "mmdysample make_shapes"
     return marker if ours and isinstance(marker.get("arguments"), dict) else None
 
 
-@contextmanager
-def unfinished(out: Path, arguments: Arguments) -> Iterator[Path]:
-    """A folder beside `out` to draw in, which takes the place of `out` if the body succeeds.
-
-    It is removed if the body fails. If the process is killed instead, `OUT.partial` stays, and the
-    next run starts it over.
-    """
-    partial = out.with_name(out.name + ".partial")
-    try:
-        partial.mkdir()
-    except FileExistsError:
-        if not (partial / LOCK).is_file():
+def _check_only_ours(out: Path) -> None:
+    """Raise ShapesError if there is anything in `out` that this tool did not write as it is."""
+    marker = _read_marker(out)
+    files = marker.get("files") if marker else None
+    if not isinstance(files, dict):
+        raise ShapesError(
+            f"{out} has no list of the files that this tool made, as older versions wrote none: "
+            "remove it, or choose another OUT"
+        )
+    for path, found in _hashes(out):
+        if found != files.get(path):
+            what = "was changed" if path in files else "was not made by this tool"
             raise ShapesError(
-                f"{partial}, where {out.name} would be drawn, was not made by this tool: "
-                "move it away, or choose another OUT"
-            ) from None
-    with open(partial / LOCK, "a") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ShapesError(f"another process is drawing {out} at this moment") from None
-        try:
-            _empty(partial)
-            yield partial
-            (partial / MARKER).write_text(json.dumps(_marker(arguments), indent=2) + "\n")
-            _replace(out, partial)
-        except BaseException:
-            shutil.rmtree(partial, ignore_errors=True)
-            raise
+                f"{out} is left as it is, because {path} in it {what}: move it away, or choose "
+                "another OUT"
+            )
 
 
-def _empty(partial: Path) -> None:
-    for path in partial.iterdir():
-        if path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path)
-        elif path.name != LOCK:
-            path.unlink()
+def _hashes(root: Path) -> Iterator[tuple[str, str]]:
+    """Path and hash of every file below `root` but the marker; no hash for what is no file."""
+    for directory, names, files in os.walk(root):
+        names.sort()
+        for name in sorted(files) + [each for each in names if Path(directory, each).is_symlink()]:
+            path = Path(directory, name)
+            inside = path.relative_to(root).as_posix()
+            if path.is_symlink() or not path.is_file():
+                yield inside, ""
+            elif inside != MARKER:
+                yield inside, hashlib.blake2b(path.read_bytes(), digest_size=8).hexdigest()
 
 
-def _replace(out: Path, partial: Path) -> None:
-    """Put `partial` in the place of `out`, which is absent, empty or an older data set."""
+@contextmanager
+def unfinished(out: Path, arguments: Arguments, overwrite: bool) -> Iterator[Path]:
+    """A directory beside `out` to draw in, which takes the place of `out` if the body succeeds.
+
+    It is removed if the body fails. If the process is killed instead, it stays: its name ends in
+    `.partial`.
+    """
+    partial = _beside(out, "partial")
+    partial.mkdir()
     try:
-        if out.exists():
-            os.rename(out, partial / REPLACED)
+        yield partial
+        marker = {**_marker(arguments), "files": dict(_hashes(partial))}
+        (partial / MARKER).write_text(json.dumps(marker, indent=1) + "\n")
+        _replace(out, partial, overwrite)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+
+
+def _beside(out: Path, what: str) -> Path:
+    """A name that nothing has."""
+    return out.with_name(f"{out.name}.{secrets.token_hex(4)}.{what}")
+
+
+def _replace(out: Path, partial: Path, overwrite: bool) -> None:
+    """Put `partial` in the place of `out`, which is absent, empty or an older data set."""
+    # What was there before may have changed: drawing takes a while.
+    if not out.exists() or not any(out.iterdir()):
+        os.rename(partial, out)
+        return
+    if not overwrite:
+        raise ShapesError(f"{out} was made by another process while this one was drawing")
+    _check_only_ours(out)
+    older = _beside(out, "replaced")
+    try:
+        os.rename(out, older)
         os.rename(partial, out)
     except BaseException:  # also Ctrl-C between the two: the older one goes back
-        if (partial / REPLACED).exists():
-            os.rename(partial / REPLACED, out)
+        if older.exists() and not out.exists():
+            os.rename(older, out)
         raise
-    (out / LOCK).unlink()
-    shutil.rmtree(out / REPLACED, ignore_errors=True)
+    shutil.rmtree(older, ignore_errors=True)

@@ -1,0 +1,107 @@
+"""Where a test may write: what is new, away from the data of the config.
+
+Nothing that exists is written to, so that nothing of a user's can be lost. Data sets are kept free
+of new files, too: many read whatever lies in their directories.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from mmengine.config import Config
+
+from mmdysample.errors import UserError
+
+
+def check_new(path: str, option: str, cfg: Config) -> None:
+    """Raise UserError if there is something at ``path`` already, or data of the config around it.
+
+    Args:
+        path: what is to be written.
+        option: the argument that gave it, such as ``--out``.
+        cfg: whose data sets and evaluators to look at.
+    """
+    if os.path.lexists(path):
+        raise UserError(f"{option} {path} exists already, and is left as it is: give a new name")
+    _check_outside_data(path, option, cfg)
+
+
+def check_new_directory(path: str, option: str, cfg: Config) -> None:
+    """As `check_new` for a directory, which may be there if it is empty.
+
+    A relative ``path`` of ``--show-dir`` is below the directory of the run, which is new itself.
+    """
+    if not path:
+        raise UserError(f"{option} is empty: give the name of a directory")
+    if option == "--show-dir" and not os.path.isabs(path):
+        if os.path.normpath(path).startswith(os.pardir):
+            raise UserError(
+                f"{option} {path} is not below the directory of the run, work_dir/timestamp: give "
+                "an absolute path to write elsewhere"
+            )
+        _check_outside_data(cfg.work_dir, "the work dir", cfg)
+        return
+    if os.path.lexists(path):
+        if not os.path.isdir(path):
+            raise UserError(f"{option} {path} is not a directory")
+        found = min(os.listdir(path), default=None)
+        if found is not None:
+            raise UserError(
+                f"{option} {path} is not empty, it holds {found}, and is left as it is: give a "
+                "new or an empty directory"
+            )
+    _check_outside_data(path, option, cfg)
+
+
+def _check_outside_data(path: str, what: str, cfg: Config) -> None:
+    """Compares the directories themselves, not their names: links and mounts are seen through."""
+    place = Path(path).resolve()
+    above = {_identity(each) for each in (place, *place.parents)} - {None}
+    for directory in data_directories(cfg):
+        if _identity(directory) in above:
+            raise UserError(
+                f"{what} {path}: {directory} holds data of the config, choose another place"
+            )
+
+
+def data_directories(cfg: Config) -> Iterator[str]:
+    """The directories that the config's data sets and evaluators read."""
+    here = Path.cwd()
+    for part in ("train", "val", "test"):
+        for settings in (cfg.get(f"{part}_dataloader"), cfg.get(f"{part}_evaluator")):
+            for directory, images in _directories(settings, ""):
+                # The data_root may be one that we work in, such as '.', and hold results as well.
+                if images or not here.is_relative_to(os.path.realpath(directory)):
+                    yield directory
+
+
+def _directories(settings: Any, root: str) -> Iterator[tuple[str, bool]]:
+    """Every directory that settings name at any depth, and whether files are looked for in it."""
+    if isinstance(settings, (list, tuple)):
+        for each in settings:
+            yield from _directories(each, root)
+    if not isinstance(settings, dict):
+        return
+    if isinstance(settings.get("data_root"), str):
+        root = settings["data_root"]
+        yield root, False
+    for key, value in settings.items():
+        if key == "data_prefix" and isinstance(value, dict):
+            yield from ((os.path.join(root, e), True) for e in value.values() if isinstance(e, str))
+        elif key in ("ann_file", "seg_prefix") and isinstance(value, str):
+            path = os.path.join(root, value)
+            yield (path, True) if os.path.isdir(path) else (os.path.dirname(path) or ".", False)
+        elif key != "pipeline":
+            yield from _directories(value, root)
+
+
+def _identity(path: str | Path) -> tuple[int, int] | None:
+    """What tells a file or directory from every other, None if there is none."""
+    try:
+        found = os.stat(path)
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino

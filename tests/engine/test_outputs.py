@@ -1,0 +1,84 @@
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("mmengine", reason="needs mmengine: bash tools/setup_env.sh installs it")
+
+from mmengine.config import Config
+
+from mmdysample.engine.outputs import check_new, check_new_directory, data_directories
+from mmdysample.errors import UserError
+
+
+def config(**dataset) -> Config:
+    return Config(dict(val_dataloader=dict(dataset=dict(type="Data", **dataset)), work_dir="w"))
+
+
+@pytest.fixture(autouse=True)
+def inside(tmp_path, monkeypatch) -> Path:
+    """The current directory, with a directory of data beside it."""
+    for name in ("data/images", "data/annotations/panoptic", "here"):
+        (tmp_path / name).mkdir(parents=True)
+    (tmp_path / "data" / "annotations" / "a.json").write_text("{}")
+    monkeypatch.chdir(tmp_path / "here")
+    return tmp_path
+
+
+def test_data_directories(inside):
+    cfg = Config(
+        dict(
+            train_dataloader=dict(
+                dataset=dict(
+                    type="RepeatDataset",
+                    dataset=dict(
+                        type="ConcatDataset",
+                        datasets=[
+                            dict(data_root="../data/", data_prefix=dict(img="images/", seg="gone")),
+                            dict(data_root="../other", pipeline=[dict(ann_file="x/y.json")]),
+                        ],
+                    ),
+                )
+            ),
+            test_evaluator=[
+                dict(ann_file="../data/annotations/a.json"),
+                dict(seg_prefix="../data/annotations/panoptic/", ann_file=None),
+            ],
+        )
+    )
+    assert {os.path.normpath(path) for path in data_directories(cfg)} == {
+        *("../data", "../data/images", "../data/gone", "../other"),
+        *("../data/annotations", "../data/annotations/panoptic"),
+    }
+
+
+def test_a_data_root_to_work_in():
+    """Results may lie in it, but not in the directories of images."""
+    cfg = config(data_root=".", data_prefix=dict(img="images"), ann_file="a.json")
+    os.mkdir("images")
+    check_new("found.pkl", "--out", cfg)
+    check_new_directory("drawn", "--out", cfg)
+    with pytest.raises(UserError, match="images holds data of the config"):
+        check_new_directory("images/drawn", "--out", cfg)
+
+
+@pytest.mark.parametrize("name", ["new", "empty", "link", "deep/er/new"])
+def test_new_places(name):
+    os.mkdir("empty")
+    os.symlink("empty", "link")
+    check_new_directory(name, "--out", config(data_root="../data"))
+
+
+def test_a_data_directory_under_another_name(inside):
+    os.symlink(inside / "data" / "images", "same")
+    cfg = config(data_root="same", data_prefix=dict(img=""))
+    with pytest.raises(UserError, match="same holds data of the config"):
+        check_new_directory(str(inside / "data" / "images" / "new"), "--out", cfg)
+
+
+@pytest.mark.parametrize("value", [None, 3, ["a"], {"img": 5}, "s3://bucket/images"])
+def test_settings_that_name_no_directory(value):
+    cfg = config(data_root=value, data_prefix=value, ann_file=value)
+    check_new_directory("new", "--out", cfg)
