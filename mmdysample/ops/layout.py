@@ -17,5 +17,5 @@ def like_layout(like: Tensor, shape: tuple[int, ...], dtype: torch.dtype) -> Ten
 
 
 def in_layout_of(like: Tensor, x: Tensor) -> Tensor:
-    """A contiguous ``x`` in channels last if ``like`` is."""
+    """``x`` in channels last if ``like`` is, else as it is."""
     return x.contiguous(memory_format=torch.channels_last) if is_channels_last(like) else x

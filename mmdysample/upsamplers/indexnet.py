@@ -10,6 +10,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
+from mmdysample.ops.layout import in_layout_of
 from mmdysample.registry import register_upsampler
 from mmdysample.upsamplers.base import Upsampler, one_of
 from mmdysample.upsamplers.layers import (
@@ -74,7 +75,7 @@ class IndexNet(Upsampler):
 
     def upsample(self, x: Tensor, guide: Tensor, size: tuple[int, int]) -> Tensor:
         index = split_cells(self.index_map(guide), self.scale_factor)
-        return join_cells(as_cells(x) * index).to(x.dtype)
+        return in_layout_of(x, join_cells(as_cells(x) * index)).to(x.dtype)
 
     def index_map(self, guide: Tensor) -> Tensor:
         """The indices, (B, C_y, 2H, 2W) -> (B, 1 or C, 2H, 2W)."""

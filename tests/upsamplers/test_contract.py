@@ -566,3 +566,21 @@ def test_forward_and_backward_never_wait_for_the_gpu(name, cfg):
         up(inputs[0], guide).sum().backward()
     finally:
         torch.cuda.set_sync_debug_mode("default")
+
+
+@every_case
+@pytest.mark.parametrize(
+    "memory_format", [torch.contiguous_format, torch.channels_last], ids=["first", "last"]
+)
+def test_the_result_has_the_layout_of_x(name, cfg, memory_format, device):
+    """Else one upsampler would change the layout of the whole model behind it."""
+    up = randomize(build(name, cfg, device))
+    inputs = [
+        t.contiguous(memory_format=memory_format).requires_grad_()
+        for t in make_inputs(up, device=device)
+    ]
+    out = run(up, *inputs)
+    assert out.is_contiguous(memory_format=memory_format)
+    out.sum().backward()
+    with torch.no_grad():
+        assert run(up.eval(), *inputs).is_contiguous(memory_format=memory_format)
