@@ -45,7 +45,7 @@ def point_sample(x: Tensor, offset: Tensor, scale_factor: int = 2, groups: int =
         (B, C, s*H, s*W) in the dtype and the memory format of ``x``; contiguous under torch.func.
         Positions and interpolation are computed in float32, in float64 if ``x`` is. Transforms of
         torch.func and forward-mode differentiation are followed, at several times the memory of the
-        result; without them a gradient cannot be differentiated again.
+        result; without them not every path has a gradient that can be differentiated again.
 
     Raises:
         TypeError: an input that is not floating point, a setting that is not an integer.
