@@ -50,9 +50,8 @@ def main() -> None:
     if args.show_dir is not None:
         family.draw(cfg, args.show_dir)
     if args.out is not None:
-        if os.path.isabs(args.show_dir or "") and os.path.realpath(
-            args.show_dir
-        ) == os.path.realpath(args.out):
+        drawn = args.show_dir if os.path.isabs(args.show_dir or "") else None
+        if drawn and os.path.realpath(drawn) == os.path.realpath(args.out):
             raise UserError(f"--out and --show-dir are the same, {args.out}: give two")
         family.write_predictions(cfg, args.out)
     if args.tta:
