@@ -213,7 +213,7 @@ def test_second_derivative_of_rows_is_refused(of):
     leaves = dict(x=x.requires_grad_(), offset=offset.requires_grad_())
     out = point_sample(x, offset, 2).square().sum()
     (grad,) = torch.autograd.grad(out, leaves[of], create_graph=True)
-    with pytest.raises(RuntimeError, match="not implemented|once_differentiable"):
+    with pytest.raises(RuntimeError, match=r"not implemented|once_differentiable"):
         grad.sum().backward()
 
 
