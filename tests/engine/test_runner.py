@@ -300,5 +300,5 @@ def test_fine_tuning_from_a_part(tmp_path):
 
 
 def test_nothing_fits(tmp_path):
-    with pytest.raises(CheckpointError, match="4 of its 4 parameters"):
+    with pytest.raises(CheckpointError, match="6 of its 6 parameters and buffers"):
         load(tmp_path, {"layer.weight": torch.zeros(3, 2), "head.bias": torch.zeros(3)})

@@ -24,7 +24,7 @@ from PIL import Image
 
 from mmdysample.engine.checkpoint import CheckpointError, load_checkpoint_file
 from mmdysample.engine.errors import UserError
-from mmdysample.engine.inferencers import config_path, open_inferencer
+from mmdysample.inference import config_path, open_inferencer
 from tests.engine.zygote import ROOT, TRAIN, shared_zygote
 
 NAMES = {
