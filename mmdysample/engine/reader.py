@@ -33,6 +33,7 @@ from mmengine.logging import HistoryBuffer
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 _LEGACY_PROTOCOL = 1001
 _MAX_DEPTH = 100
+_MAX_ITEMS = 10_000_000
 _KEYS = (str, int, float, bool, bytes, type(None))
 _ARRAY_DTYPES = ("b1", *(f"{kind}{size}" for kind in "iu" for size in (1, 2, 4, 8)))
 _ARRAY_DTYPES += ("f2", "f4", "f8", "c8", "c16")
@@ -450,12 +451,14 @@ def _tensor_of(data: bytes) -> torch.Tensor:
 
 
 def _check_depth(loaded: Any) -> None:
-    """Refuse what is nested too deep for code that calls itself, as ``copy.deepcopy`` does."""
-    level, seen = [loaded], {}
+    """Refuse what is nested too deep for code that calls itself, as ``copy.deepcopy`` does, or
+    holds the same containers so often that whoever goes through it comes to no end."""
+    level, total = [loaded], 0
     for _ in range(_MAX_DEPTH):
-        new = {id(x): x for x in level if isinstance(x, (dict, list, tuple)) and id(x) not in seen}
-        if not new:
+        containers = [x for x in level if isinstance(x, (dict, list, tuple))]
+        total += sum(map(len, containers))
+        if not containers:
             return
-        seen |= new
-        level = [item for x in new.values() for item in (x.values() if isinstance(x, dict) else x)]
+        _require(total <= _MAX_ITEMS, "it holds too many things")
+        level = [item for x in containers for item in (x.values() if isinstance(x, dict) else x)]
     raise pickle.UnpicklingError("it is nested too deeply")
