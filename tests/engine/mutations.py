@@ -185,10 +185,19 @@ def objects_of_numpy(base: bytes, rng: random.Random) -> Iterator[bytes]:
     """Bytes that numpy would take for pointers, and arrays larger than their bytes."""
     del rng
 
-    def dtype(name: str) -> bytes:
-        made = Asm.call(Asm.name("numpy dtype"), Asm.value(name), Asm.value(False), Asm.value(True))
-        state = (3, "|", None, None, None, -1, -1, 63)
-        return made + Asm.value(state) + b"b"
+    def plain(name: str) -> bytes:
+        return Asm.call(Asm.name("numpy dtype"), *map(Asm.value, (name, False, True)))
+
+    def dtype(name: str, flags: int = 0) -> bytes:
+        """Without its flags numpy's dtype of objects takes bytes for pointers."""
+        return plain(name) + Asm.value((3, "|", None, None, None, -1, -1, flags)) + b"b"
+
+    def field(flags: int) -> bytes:
+        """Eight bytes that have become an object."""
+        fields = b"}" + Asm.value("a") + plain("O") + Asm.value(0) + b"\x86s"
+        state = [Asm.value(v) for v in (3, "|", None, ("a",))] + [fields]
+        state += [Asm.value(v) for v in (8, 1, flags)]
+        return plain("V8") + b"(" + b"".join(state) + b"tb"
 
     def array(shape: tuple, kind: bytes, content: bytes) -> bytes:
         empty = Asm.call(
@@ -204,6 +213,9 @@ def objects_of_numpy(base: bytes, rng: random.Random) -> Iterator[bytes]:
         return empty + state + b"b"
 
     pointer = struct.pack("<Q", 0x4141414141414141)
+    for flags in (0, 16, 63):
+        yield archive(Asm.file(array((1,), field(flags), pointer)), base)
+        yield archive(Asm.file(array((1,), dtype("O8", flags), pointer)), base)
     for name in ("O8", "O", "V8", "S8", "U2", "M8[s]", "f8", "i8", "f16", "c16"):
         for shape, content in (((1,), pointer), ((1 << 40,), pointer), ((-1,), pointer)):
             yield archive(Asm.file(array(shape, dtype(name), content)), base)

@@ -3,7 +3,7 @@
     witness.py JOB.json
 
 The job is a list of cases: a checkpoint to be loaded (``{"load": PATH}``), a call of a tool
-(``{"argv": [...], "cwd": DIRECTORY}``) or one of ``open_inferencer`` (``{"infer": [CONFIG, PATH]}``).
+(``{"argv": [...], "cwd": DIRECTORY}``) or of ``open_inferencer`` (``{"infer": [CONFIG, PATH]}``).
 ``JOB.json.results`` has for each case "loaded", the sentence of its refusal, or what went wrong:
 "died ...", "crashed ...", "acted ...".
 
