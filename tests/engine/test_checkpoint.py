@@ -11,6 +11,7 @@ import subprocess
 import sys
 import zipfile
 from collections import OrderedDict
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -21,12 +22,15 @@ pytest.importorskip("mmengine", reason="needs mmengine: bash tools/setup_env.sh 
 import numpy as np
 from mmengine.logging import MessageHub
 from mmengine.runner.checkpoint import CheckpointLoader
+from torch import nn
 
 from mmdysample.engine import checkpoint
 from mmdysample.engine.checkpoint import (
     CheckpointError,
     install_safe_loading,
+    load_checkpoint,
     load_checkpoint_file,
+    load_weights,
 )
 
 
@@ -200,6 +204,109 @@ def test_no_dict(tmp_path):
     torch.save([1, 2], tmp_path / "list.pth")
     with pytest.raises(CheckpointError, match="holds a list"):
         load_checkpoint_file(tmp_path / "list.pth")
+
+
+def test_threads_load_at_once(tmp_path):
+    """Neither takes the other's names away, and torch.load stays what it was."""
+    torch.save(mmengine_checkpoint(), tmp_path / "checkpoint.pth")
+    before = torch.load, torch.serialization.get_safe_globals()
+    install_safe_loading()
+
+    def load(_):
+        return load_checkpoint(str(tmp_path / "checkpoint.pth"))["meta"]["iter"]
+
+    with ThreadPoolExecutor(4) as pool:
+        assert list(pool.map(load, range(40))) == [2] * 40
+    assert (torch.load, torch.serialization.get_safe_globals()) == before
+
+
+def test_every_byte_is_read_once(tmp_path, monkeypatch):
+    """Checksums are compared while the contents are read, not before."""
+    path = tmp_path / "checkpoint.pth"
+    torch.save(dict(weight=torch.zeros(10_000)), path)
+    amounts = []
+
+    class Counting(io.FileIO):
+        def read(self, size=-1):
+            content = super().read(size)
+            amounts.append(len(content))
+            return content
+
+    monkeypatch.setattr(checkpoint, "open", lambda p, mode: Counting(p, "rb"), raising=False)
+    load_checkpoint_file(path)
+    # The directory of the archive is looked for at its end, in small steps.
+    assert 40_000 < sum(amounts) < path.stat().st_size + 2_000
+
+
+class Block(nn.Module):
+    """Two layers whose parameters have names and shapes in common."""
+
+    def __init__(self, outputs: int = 3):
+        super().__init__()
+        self.first = nn.Linear(4, 4)
+        self.second = nn.Linear(4, 4)
+        self.norm = nn.BatchNorm1d(4)
+        self.head = nn.Linear(4, outputs)
+
+
+def without(state: dict, start: str) -> dict:
+    return {name: value for name, value in state.items() if not name.startswith(start)}
+
+
+@pytest.mark.parametrize(
+    ("change", "lost"),
+    [
+        (lambda state: without(state, "second."), "2 of its 10 .* such as second.weight"),
+        (lambda state: without(state, "norm.running"), "2 of its 10 .* such as norm.running_mean"),
+        (lambda state: {**state, "head.bias": torch.zeros(5)}, "1 of its 10 .* such as head.bias"),
+        (lambda state: {}, "10 of its 10"),
+    ],
+    ids=["a-layer", "statistics", "another-shape", "all"],
+)
+def test_what_does_not_fit(change, lost):
+    """A layer of the same names and shapes elsewhere is no substitute."""
+    state = change(Block().state_dict())
+    with pytest.raises(CheckpointError, match=rf"x\.pth does not fit this model: {lost}"):
+        load_weights(Block(), dict(state_dict=state), "x.pth", logger=None)
+
+
+def test_what_fits(capsys):
+    """Whatever wraps the names, and what the model has no use for."""
+    source, model = Block(), Block()
+    state = {f"module.{name}": value for name, value in source.state_dict().items()}
+    del state["module.norm.num_batches_tracked"]
+    state["module.other.weight"] = torch.zeros(1)
+    load_weights(model, dict(state_dict=state), "x.pth", logger=None)
+    assert all(
+        torch.equal(a, b) for a, b in zip(model.parameters(), source.parameters(), strict=True)
+    )
+    assert capsys.readouterr().out == "checkpoint x.pth, of no use: other.weight\n"
+
+
+def test_fine_tuning_with_other_classes(capsys):
+    source, model = Block(3), Block(7)
+    head = model.head.weight.detach().clone()
+    load_weights(model, source.state_dict(), "x.pth", partly=True, logger=None)
+    assert torch.equal(model.first.weight, source.first.weight)
+    assert torch.equal(model.head.weight, head)
+    said = capsys.readouterr().out
+    assert said == "checkpoint x.pth, of another shape: head.weight, head.bias\n"
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (dict(model=Block().state_dict(), epoch=1), "'model' is a OrderedDict"),
+        (dict(state_dict=dict(a=Block().state_dict())), "'a' is a OrderedDict"),
+        (dict(state_dict=[1]), "holds no weights by name, but 'state_dict'"),
+        (dict(state_dict={1: torch.zeros(1)}), "holds no weights by name"),
+        (dict(state_dict=dict(a="text")), "'a' is a str"),
+    ],
+)
+def test_odd_checkpoints(content, says):
+    with pytest.raises(CheckpointError, match=says) as caught:
+        load_weights(Block(), content, "x.pth", partly=True)
+    assert "\n" not in str(caught.value)
 
 
 @pytest.fixture

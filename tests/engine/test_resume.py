@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import signal
 import struct
 import time
@@ -178,6 +179,20 @@ def test_damaged_is_passed_over_by_name(work_dir, damage, capsys):
         assert path.read_bytes() != content
     assert newest_checkpoint(config_of(work_dir))[0] == str(work_dir / "epoch_2.pth")
     assert "epoch_3.pth" in capsys.readouterr().out
+
+
+def test_a_copied_work_dir_continues_from_its_own(work_dir, tmp_path):
+    """`cp -r A B`: the path in B's last_checkpoint is one of A's."""
+    copied = tmp_path / "copied"
+    shutil.copytree(work_dir, copied)
+    torch.save(dict(state_dict={}), work_dir / "epoch_3.pth")
+    assert newest_checkpoint(config_of(copied))[0] == str(copied / "epoch_3.pth")
+
+
+@pytest.mark.parametrize("note", [b"../../elsewhere.pth", b"\xff\x00/epoch_9.pth", b"/etc/passwd"])
+def test_a_note_of_something_else(work_dir, note):
+    (work_dir / "last_checkpoint").write_bytes(note)
+    assert newest_checkpoint(config_of(work_dir))[0] == str(work_dir / "epoch_3.pth")
 
 
 def test_empty_note(work_dir):
