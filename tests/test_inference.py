@@ -225,7 +225,8 @@ def test_a_checkpoint_that_lacks_a_layer_is_refused(trained, tmp_path):
     for name in lost:
         del content["state_dict"][name]
     torch.save(content, tmp_path / "part.pth")
-    with pytest.raises(CheckpointError, match=f"{len(lost)} of its .* such as {start}"):
+    lost = [name for name in lost if "num_batches_tracked" not in name]
+    with pytest.raises(CheckpointError, match=f" {len(lost)} of its .* such as {start}"):
         open_inferencer(NAMES[family], str(tmp_path / "part.pth"), "cpu")
 
 

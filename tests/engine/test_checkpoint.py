@@ -277,9 +277,8 @@ def test_what_fits(capsys):
     del state["module.norm.num_batches_tracked"]
     state["module.other.weight"] = torch.zeros(1)
     load_weights(model, dict(state_dict=state), "x.pth", logger=None)
-    assert all(
-        torch.equal(a, b) for a, b in zip(model.parameters(), source.parameters(), strict=True)
-    )
+    loaded = zip(model.parameters(), source.parameters(), strict=True)
+    assert all(torch.equal(ours, theirs) for ours, theirs in loaded)
     assert capsys.readouterr().out == "checkpoint x.pth, of no use: other.weight\n"
 
 
