@@ -205,7 +205,14 @@ def install_safe_loading() -> None:
 
 
 def load_from_local(filename: str, map_location: Any = None) -> dict:
-    return load_checkpoint_file(filename)
+    return _checked(load_checkpoint_file(filename), filename)
+
+
+def _checked(loaded: dict, name: str) -> dict:
+    """Weights by name under ``state_dict``, if there is such an entry: models look no further."""
+    if "state_dict" in loaded:
+        weights_of(loaded, name)
+    return loaded
 
 
 def load_from_http(filename: str, map_location: Any = None) -> dict:
@@ -227,12 +234,12 @@ def load_from_http(filename: str, map_location: Any = None) -> dict:
         ) from error
     finally:
         barrier()
-    return load_checkpoint_file(path)
+    return _checked(load_checkpoint_file(path), filename)
 
 
 def load_from_ceph(filename: str, map_location: Any = None) -> dict:
     content = get_file_backend(filename, backend_args=dict(backend="petrel")).get(filename)
-    return _load(io.BytesIO(content), len(content), filename)
+    return _checked(_load(io.BytesIO(content), len(content), filename), filename)
 
 
 def load_from_pavi(filename: str, map_location: Any = None) -> dict:

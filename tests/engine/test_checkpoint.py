@@ -21,6 +21,7 @@ pytest.importorskip("mmengine", reason="needs mmengine: bash tools/setup_env.sh 
 
 import numpy as np
 from mmengine.logging import MessageHub
+from mmengine.model import PretrainedInit
 from mmengine.runner.checkpoint import CheckpointLoader
 from torch import nn
 
@@ -322,6 +323,14 @@ def test_mmengine_loads_its_own(loaders, tmp_path):
     torch.save(mmengine_checkpoint(), tmp_path / "checkpoint.pth")
     loaded = loaders.load_checkpoint(str(tmp_path / "checkpoint.pth"), "cpu", logger=None)
     assert loaded["message_hub"]["log_scalars"]["train/loss"].current() == 1.5
+
+
+def test_pretrained_weights_are_weights(loaders, tmp_path):
+    """As a backbone's init_cfg loads them, by functions of mmengine."""
+    torch.save(dict(state_dict=[1]), tmp_path / "bad.pth")
+    init = PretrainedInit(str(tmp_path / "bad.pth"))
+    with pytest.raises(CheckpointError, match="holds no weights"):
+        init(Block())
 
 
 def test_every_place_of_mmengine_is_ours(loaders):
