@@ -53,7 +53,8 @@ def load_checkpoint_file(path: str | os.PathLike) -> dict:
         CheckpointError: the file is missing, damaged, no checkpoint, or asks for a function or
             class that no checkpoint needs.
     """
-    path = _existing(path)
+    check_checkpoint_file(path)
+    path = Path(path).expanduser()
     with open(path, "rb") as file:
         return _load(file, path.stat().st_size, str(path))
 
