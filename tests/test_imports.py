@@ -27,7 +27,8 @@ LAYERS = {
     "mmdysample.mmdet": 4,
     "mmdysample.mmseg": 5,  # its MaskFormer is mmdet's
     "mmdysample.engine": 6,
-    "tools": 7,
+    "mmdysample.inference": 7,
+    "tools": 8,
 }
 # What `import mmdysample` reaches needs torch alone.
 CORE = [part for part, layer in LAYERS.items() if layer <= LAYERS["mmdysample"]]

@@ -251,7 +251,7 @@ def test_models_of_the_installed_wheel_are_found_by_name(installed: Path, tmp_pa
     name = Path(CONFIG).stem
     code = f"""
 from mmengine.infer import BaseInferencer
-from mmdysample.engine.inferencers import config_path
+from mmdysample.inference import config_path
 print({name!r} in BaseInferencer.list_models("mmdysample"))
 print(config_path({name!r}))
 """

@@ -6,7 +6,7 @@ import os
 import sys
 
 from mmdysample.engine.arguments import parse, tool_parser
-from mmdysample.engine.checkpoint import check_is_whole, install_safe_loading
+from mmdysample.engine.checkpoint import check_checkpoint_file, install_safe_loading
 from mmdysample.engine.config import NEEDED_TO_TEST, fit_to_machine, load_config, set_work_dir
 from mmdysample.engine.errors import run_tool
 from mmdysample.engine.families import family_of, visualization_hook
@@ -40,7 +40,7 @@ def main() -> None:
     family = family_of(cfg)
     family.prepare()
     if "://" not in args.checkpoint:
-        check_is_whole(args.checkpoint)
+        check_checkpoint_file(args.checkpoint)
     cfg.load_from, cfg.resume = args.checkpoint, False
     set_work_dir(cfg, args.work_dir, args.config)
     if args.show:

@@ -50,10 +50,10 @@ def main() -> None:
         enable_auto_scale_lr(cfg)
     set_work_dir(cfg, args.work_dir, args.config)
     install_safe_loading()
-    plan_resume(cfg, args.resume)
+    checkpoint = plan_resume(cfg, args.resume)
     fit_to_machine(cfg, args.launcher)
     try:
-        build_runner(cfg).train()
+        build_runner(cfg, checkpoint).train()
     except (KeyboardInterrupt, OSError) as error:
         if can_continue(cfg):
             again = command_to_continue(["python", *sys.argv], args.resume)

@@ -1,17 +1,17 @@
 """mmengine's runtime as the tools use it.
 
-checkpoint.py   checkpoints load without running code
+reader.py       reads the files of torch.save, in which nothing can run
+checkpoint.py   checkpoints from whatever place, into a model that they fit
 atomic.py       files are written whole or not at all
 hooks.py        checkpoints are written whole; randomness is a function of the iteration
 seeding.py      every sample's randomness is a function of its place in the run
 labels.py       label maps are checked when they are read
 resume.py       which checkpoint a run continues from
+restore.py      what a resumed run takes from it
 runner.py       the Runner that puts these together
 arguments.py    the command line that the tools share
 config.py       edits that a command line and a machine make to a config
 families.py     what differs between mmdet and mmseg
-inference.py    a model and its predictions for one image
-inferencers.py  mmdet's and mmseg's inferencers, with our configs by name
 outputs.py      a test writes to what is new, away from the data
 dump.py         predictions are written whole or not at all
 draw.py         a segmentor's predictions are drawn away from the run's records

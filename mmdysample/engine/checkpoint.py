@@ -1,139 +1,109 @@
-"""Checkpoints load without running code.
+"""Checkpoints from whatever place, and the weights in them into a model.
 
-A pickle can name any function and have it called. mmengine's checkpoints need little beyond
-tensors: `HistoryBuffer` (the logged scalars), numpy arrays and scalars inside it, and
-``getattr(HistoryBuffer, method)``. Exactly these are allowed here, whatever the version of torch;
-a checkpoint that asks for anything else is refused before it gets it.
+Files are read by reader.py, in which nothing can run.
 """
 
 from __future__ import annotations
 
-import codecs
-import functools
 import importlib.util
+import io
+import logging
 import os
-import pickle
 import re
-import types
+import sys
 import zipfile
-from collections.abc import Callable
-from pathlib import Path
-from typing import Any
-from unittest import mock
+from collections import OrderedDict
+from http.client import HTTPException
+from pathlib import Path, PurePosixPath
+from typing import Any, BinaryIO
+from urllib.error import URLError
+from urllib.parse import urlparse
 
 import mmengine
-import numpy as np
 import torch
-from mmengine.logging import HistoryBuffer
+from mmengine.dist import barrier, get_local_rank
+from mmengine.fileio import get_file_backend
+from mmengine.logging import print_log
+from mmengine.model import BaseTTAModel, is_model_wrapper
+from mmengine.runner import checkpoint as mmengine_checkpoint
 from mmengine.runner.checkpoint import CheckpointLoader
+from torch import nn
 
-from mmdysample.engine.errors import UserError
+from mmdysample.engine.reader import PARSE_ERRORS, Refused, read
+from mmdysample.errors import UserError
 from mmdysample.registry import did_you_mean
-
-_torch_load = torch.load
-_ARCHIVE, _PICKLE = b"PK\x03\x04", b"\x80"
-_STATISTICS = ("min", "max", "current", "mean")
-_DTYPES = "?bBhHiIlLqQefdgFDOSU"
 
 
 class CheckpointError(UserError):
     """A checkpoint that is missing, damaged, refused or made for something else."""
 
 
-def history_statistic(owner: object, name: str) -> Callable:
-    """The part of ``getattr`` that checkpoints need: HistoryBuffer's four statistics."""
-    if owner is HistoryBuffer and name in _STATISTICS:
-        return getattr(HistoryBuffer, name)
-    raise pickle.UnpicklingError(f"Unsupported GLOBAL getattr({owner!r}, {name!r})")
+def load_checkpoint(place: str) -> dict:
+    """Load a file, an address or a name of a list (``torchvision://...``) without running code."""
+    install_safe_loading()
+    return CheckpointLoader.load_checkpoint(place, logger="silent")
 
 
-def allowed_globals() -> dict[str, Any]:
-    """Name in a pickle -> what it gets, beyond torch's own tensors and containers."""
-    reconstruct = np.zeros(0).__reduce__()[0]
-    scalar = np.float64(0).__reduce__()[0]
-    allowed = {
-        "mmengine.logging.history_buffer.HistoryBuffer": HistoryBuffer,
-        "builtins.getattr": history_statistic,
-        # The bytes of numpy's arrays; torch allows it by itself since 2.6.
-        "_codecs.encode": codecs.encode,
-        "numpy.ndarray": np.ndarray,
-        "numpy.dtype": np.dtype,
-    }
-    # numpy 2 renamed numpy.core, and checkpoints of either version load under either.
-    for core in ("numpy.core", "numpy._core"):
-        allowed[f"{core}.multiarray._reconstruct"] = reconstruct
-        allowed[f"{core}.multiarray.scalar"] = scalar
-    for dtype in _DTYPES:
-        kind = type(np.dtype(dtype))
-        allowed[f"{kind.__module__}.{kind.__qualname__}"] = kind
-    return allowed
+def load_checkpoint_file(path: str | os.PathLike) -> dict:
+    """Load a checkpoint without running code, its tensors on the CPU.
 
-
-class _AllowListUnpickler(pickle.Unpickler):
-    """For torch before 2.6, whose weights_only mode cannot be told about other names."""
-
-    def find_class(self, module: str, name: str) -> Any:
-        # Private, and needed for these versions alone.
-        from torch._weights_only_unpickler import _get_allowed_globals
-
-        allowed = {**_get_allowed_globals(), **allowed_globals()}
-        # torch.save writes pickles that Python 2 could read.
-        module = "builtins" if module == "__builtin__" else module
-        try:
-            return allowed[f"{module}.{name}"]
-        except KeyError:
-            raise pickle.UnpicklingError(f"Unsupported GLOBAL {module}.{name}") from None
-
-
-def _load_allow_listed(file, **kwargs) -> Any:
-    return _AllowListUnpickler(file, **kwargs).load()
-
-
-_ALLOW_LIST_PICKLE = types.SimpleNamespace(
-    __name__="allow_list_pickle", Unpickler=_AllowListUnpickler, load=_load_allow_listed
-)
-
-
-def _takes_named_globals() -> bool:
-    major, minor = (int(part) for part in torch.__version__.split(".")[:2])
-    return (major, minor) >= (2, 6)
-
-
-def unpickle(file: Any, map_location: Any = None, *, mmap: bool = False) -> Any:
-    """``torch.load`` restricted to `allowed_globals`."""
-    options = dict(map_location=map_location, mmap=mmap)
-    if not _takes_named_globals():
-        return _torch_load(file, pickle_module=_ALLOW_LIST_PICKLE, **options)
-    pairs = [(found, name) for name, found in allowed_globals().items()]
-    with torch.serialization.safe_globals(pairs):
-        return _torch_load(file, weights_only=True, **options)
-
-
-def load_checkpoint_file(path: Any, map_location: Any = None, *, lazy: bool = False) -> dict:
-    """Load a checkpoint without running code.
-
-    Args:
-        path: a file's path, or an open binary file.
-        map_location: as for ``torch.load``.
-        lazy: leave tensors on the disk until they are used (for looking at the rest).
+    The file is read once, and checksums are compared while it is read.
 
     Raises:
         CheckpointError: the file is missing, damaged, no checkpoint, or asks for a function or
             class that no checkpoint needs.
     """
-    named = isinstance(path, (str, os.PathLike))
-    name = os.fspath(path) if named else getattr(path, "name", "the checkpoint")
-    if named:
-        check_is_whole(path)
-        # torch before 2.2 maps no file whose name is a Path into memory.
-        path = name = os.path.expanduser(name)
+    check_checkpoint_file(path)
+    path = Path(path).expanduser()
+    with open(path, "rb") as file:
+        return _load(file, path.stat().st_size, str(path))
+
+
+def check_checkpoint_file(path: str | os.PathLike) -> None:
+    """Raise CheckpointError if a file is missing, empty, cut off or plainly no checkpoint.
+
+    Its contents are not read: what else is wrong is seen when it is loaded.
+    """
+    path = _existing(path)
+    with open(path, "rb") as file:
+        head = file.read(4)
+        if head == b"PK\x03\x04" and zipfile.is_zipfile(file):
+            return
+    if not head:
+        raise CheckpointError(f"checkpoint {path} is empty")
+    if head == b"PK\x03\x04":
+        raise CheckpointError(f"checkpoint {path} is cut off or damaged")
+    if head[:1] != b"\x80":
+        raise CheckpointError(f"checkpoint {path} is not a file of torch.save")
+
+
+def _existing(path: str | os.PathLike) -> Path:
+    path = Path(path).expanduser()
+    if not path.exists():
+        raise CheckpointError(f"checkpoint {path} does not exist")
+    if path.is_dir():
+        raise CheckpointError(f"checkpoint {path} is a folder, not a file")
+    if not path.is_file():
+        raise CheckpointError(f"checkpoint {path} is not a regular file")
+    return path
+
+
+def _load(file: BinaryIO, size: int, name: str) -> dict:
     try:
-        loaded = unpickle(path, map_location, mmap=lazy and named and zipfile.is_zipfile(path))
-    except pickle.UnpicklingError as error:
-        raise CheckpointError(_refusal(name, error)) from error
-    except (RuntimeError, EOFError, ValueError, KeyError, TypeError, AttributeError) as error:
-        reason = str(error).strip().splitlines() or [type(error).__name__]
-        raise CheckpointError(f"checkpoint {name} cannot be read: {reason[0]}") from error
+        loaded = read(file, size)
+    except Refused as error:
+        wanted = str(error)
+        if not re.fullmatch(r"[\w.(), ']{1,80}", wanted, re.ASCII):
+            wanted = ascii(wanted)[:80]
+        raise CheckpointError(
+            f"checkpoint {name} was refused and nothing in it was run: it asks for {wanted}, "
+            "which no checkpoint of weights needs and which could run code"
+        ) from error
+    except PARSE_ERRORS as error:
+        reason = " ".join(ascii(str(error) or type(error).__name__).strip("'\"").split())[:200]
+        raise CheckpointError(
+            f"checkpoint {name} cannot be read, it is damaged or no checkpoint: {reason}"
+        ) from error
     if not isinstance(loaded, dict):
         raise CheckpointError(
             f"checkpoint {name} holds a {type(loaded).__name__} where a dict of weights is expected"
@@ -141,88 +111,188 @@ def load_checkpoint_file(path: Any, map_location: Any = None, *, lazy: bool = Fa
     return loaded
 
 
-def _refusal(name: str, error: Exception) -> str:
-    wanted = re.search(r"GLOBAL (getattr\(.*?\)|[\w.]+)", str(error))
-    if wanted is None:
-        return f"checkpoint {name} is damaged or is no checkpoint of PyTorch"
-    return (
-        f"checkpoint {name} was refused and nothing in it was run: it asks for "
-        f"{wanted.group(1)}, which no checkpoint of weights needs and which could run code"
-    )
+def weights_of(checkpoint: dict, name: str, key: str = "state_dict") -> OrderedDict:
+    """The weights in a checkpoint, or of a file that holds nothing else.
 
+    The prefix that DistributedDataParallel gives their names is taken off.
 
-def check_is_whole(path: str | os.PathLike) -> None:
-    """Raise CheckpointError unless ``path`` is a file whose archive is complete and unchanged.
-
-    Files of torch before 1.6 are no archives: whether they are whole is seen when they are read.
+    Raises:
+        CheckpointError: there is something else than tensors by name.
     """
-    path = Path(path).expanduser()
-    if not path.exists():
-        raise CheckpointError(f"checkpoint {path} does not exist")
-    if path.is_dir():
-        raise CheckpointError(f"checkpoint {path} is a folder, not a file")
-    found = path.stat()
-    fault = _fault(str(path), found.st_size, found.st_mtime_ns)
-    if fault:
-        raise CheckpointError(f"checkpoint {path} {fault}")
+    state = checkpoint.get(key, checkpoint if key == "state_dict" else {})
+    names = ", ".join(ascii(entry) for entry in list(checkpoint)[:5])
+    if not isinstance(state, dict) or not all(isinstance(entry, str) for entry in state):
+        raise CheckpointError(f"checkpoint {name} holds no weights by name, but {names}")
+    for entry, value in state.items():
+        if not isinstance(value, torch.Tensor):
+            raise CheckpointError(
+                f"checkpoint {name} holds no weights at its top or under '{key}', where "
+                f"{ascii(entry)[:80]} is a {type(value).__name__}; its entries are: {names}"
+            )
+    weights = OrderedDict((entry.removeprefix("module."), value) for entry, value in state.items())
+    versions = getattr(state, "_metadata", {})
+    # What modules say of themselves: how old the names below them are.
+    weights._metadata = OrderedDict(
+        (module, dict(version=told["version"]))
+        for module, told in versions.items()
+        if isinstance(module, str) and isinstance(told, dict) and type(told.get("version")) is int
+    )
+    return weights
 
 
-@functools.lru_cache
-def _fault(path: str, size: int, changed: int) -> str | None:
-    """What is wrong with a file, read once as long as its ``size`` and time of change stay."""
-    with open(path, "rb") as file:
-        head = file.read(4)
-    if not head:
-        return "is empty"
-    if head[:1] == _PICKLE:
-        return None
-    if head != _ARCHIVE:
-        return "is not a file of torch.save"
+def load_weights(
+    model: nn.Module, checkpoint: dict, name: str, *, partly: bool = False, logger: Any = "current"
+) -> None:
+    """Load a checkpoint into a model that it fits.
+
+    Whether it fits is what ``load_state_dict`` says, after the model's modules have translated
+    older names and layouts: every parameter and buffer of the model is in it, with its shape.
+
+    Args:
+        model: may be wrapped for several GPUs or for test-time augmentation.
+        checkpoint: what the file holds.
+        name: the file's name, for messages.
+        partly: let some be missing, as in fine-tuning with another number of classes; which ones
+            is logged.
+        logger: where to.
+
+    Raises:
+        CheckpointError: the checkpoint does not fit.
+    """
+    while is_model_wrapper(model) or isinstance(model, BaseTTAModel):
+        model = model.module
+    weights = weights_of(checkpoint, name)
+    shapes = {entry: value.shape for entry, value in model.state_dict().items()}
+    other_shape: list[str] = []
     try:
-        with zipfile.ZipFile(path) as archive:
-            damaged = archive.testzip()
-            scripted = any(entry.endswith("/constants.pkl") for entry in archive.namelist())
-    except (zipfile.BadZipFile, EOFError, OSError) as error:
-        return f"is cut off or damaged ({str(error).lower()})"
-    if damaged:
-        return f"is damaged: {damaged} has a wrong checksum"
-    return "is a TorchScript program, not a checkpoint" if scripted else None
+        missing, unexpected = model.load_state_dict(weights, strict=False)
+    except RuntimeError as error:
+        other_shape = [
+            entry for entry in weights if entry in shapes and shapes[entry] != weights[entry].shape
+        ]
+        for entry in other_shape:
+            del weights[entry]
+        try:
+            missing, unexpected = model.load_state_dict(weights, strict=False)
+        except RuntimeError:
+            reason = (str(error).splitlines()[1:] or [str(error)])[0].strip()
+            raise CheckpointError(f"checkpoint {name} does not fit this model: {reason}") from error
+    # Batch normalization counted no batches in PyTorch before 0.4.1.
+    left = [entry for entry in missing if not entry.endswith("num_batches_tracked")]
+    needed = [entry for entry in shapes if not entry.endswith("num_batches_tracked")]
+    if left and (len(left) == len(needed) or not partly):
+        raise CheckpointError(
+            f"checkpoint {name} does not fit this model: {len(left)} of its {len(needed)} "
+            f"parameters and buffers are missing there or have another shape, such as {left[0]}"
+        )
+    said = {
+        "not in it": [entry for entry in left if entry not in other_shape],
+        "of another shape": other_shape,
+        "of no use": unexpected,
+    }
+    for what, entries in said.items():
+        if entries:
+            print_log(f"checkpoint {name}, {what}: {', '.join(entries)}", logger, logging.WARNING)
 
 
 def install_safe_loading() -> None:
     """Have mmengine load every checkpoint, from whatever place, without running code.
 
-    mmengine's loaders (local file, http, torchvision://, ...) all end in ``torch.load``: each is
-    registered anew with ``torch.load`` exchanged for the length of its call. Where torchvision is
-    not installed, ``torchvision://`` goes by mmengine's own list.
+    Its loaders (local file, http, torchvision://, ...) are registered anew, for the whole process.
+    Tensors come to the CPU, whatever ``map_location`` says: models copy them to where they are.
     """
-    listed = () if importlib.util.find_spec("torchvision") else ("modelzoo://", "torchvision://")
-    for scheme, loader in list(CheckpointLoader._schemes.items()):
-        if not hasattr(loader, "runs_no_code"):
-            loader = _load_listed if scheme in listed else loader
-            CheckpointLoader.register_scheme(scheme, loader=_guarded(loader), force=True)
+    for prefixes, loader in _LOADERS.items():
+        CheckpointLoader.register_scheme(prefixes, loader=loader, force=True)
 
 
-def _load_listed(filename: str, map_location: Any = None) -> dict:
-    """Load ``torchvision://resnet50`` without torchvision, which mmengine asks for a list alone."""
-    listed = mmengine.load(Path(mmengine.__file__).parent / "hub" / "torchvision_0.12.json")
+def load_from_local(filename: str, map_location: Any = None) -> dict:
+    return _checked(load_checkpoint_file(filename), filename)
+
+
+def _checked(loaded: dict, name: str) -> dict:
+    """Weights by name under ``state_dict``, if there is such an entry: models look no further."""
+    if "state_dict" in loaded:
+        weights_of(loaded, name)
+    return loaded
+
+
+def load_from_http(filename: str, map_location: Any = None) -> dict:
+    """Download into the cache of torch.hub, once for each machine."""
+    name = PurePosixPath(urlparse(filename).path).name
+    path = Path(torch.hub.get_dir(), "checkpoints", name)
+    if name in ("", ".."):
+        raise CheckpointError(f"{filename} names no file")
+    try:
+        if get_local_rank() == 0 and not path.exists():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            torch.hub.download_url_to_file(filename, str(path), progress=sys.stderr.isatty())
+    except (URLError, HTTPException, ConnectionError, TimeoutError) as error:
+        raise CheckpointError(
+            f"{filename} cannot be downloaded ({getattr(error, 'reason', error)}): download it "
+            "elsewhere and give its path in place of this address; for a backbone, --cfg-options "
+            "model.backbone.init_cfg.checkpoint=PATH, or model.backbone.init_cfg=None to start "
+            "from random weights"
+        ) from error
+    finally:
+        barrier()
+    return _checked(load_checkpoint_file(path), filename)
+
+
+def load_from_ceph(filename: str, map_location: Any = None) -> dict:
+    content = get_file_backend(filename, backend_args=dict(backend="petrel")).get(filename)
+    return _checked(_load(io.BytesIO(content), len(content), filename), filename)
+
+
+def load_from_pavi(filename: str, map_location: Any = None) -> dict:
+    raise CheckpointError(f"{filename}: checkpoints of pavi:// have to be downloaded first")
+
+
+def load_from_torchvision(filename: str, map_location: Any = None) -> dict:
+    if importlib.util.find_spec("torchvision"):
+        listed = mmengine_checkpoint.get_torchvision_models()
+    else:
+        # mmengine's own list; torchvision's is longer.
+        hub = Path(mmengine.__file__).parent / "hub"
+        listed = mmengine.load(hub / "torchvision_0.12.json")
+    return _load_listed(filename, listed)
+
+
+def load_from_openmmlab(filename: str, map_location: Any = None) -> dict:
+    scheme, _, name = filename.partition("://")
+    name = mmengine_checkpoint.get_deprecated_model_names().get(name, name)
+    listed = mmengine_checkpoint.get_external_models()
+    return _load_listed(f"{scheme}://{name}", listed)
+
+
+def load_from_mmcls(filename: str, map_location: Any = None) -> dict:
+    """A classifier's backbone."""
+    loaded = _load_listed(filename, mmengine_checkpoint.get_mmcls_models())
+    weights, start = weights_of(loaded, filename), "backbone."
+    names = [name for name in weights if name.startswith(start)]
+    return dict(state_dict=OrderedDict((n.removeprefix(start), weights[n]) for n in names))
+
+
+def _load_listed(filename: str, listed: dict[str, str]) -> dict:
     name = filename.partition("://")[2]
     if name not in listed:
         raise CheckpointError(
-            f"checkpoint {filename} is in no list of torchvision's weights"
-            f"{did_you_mean(name, listed)}"
+            f"checkpoint {filename} is in no list of such weights{did_you_mean(name, listed)}"
         )
-    return CheckpointLoader.load_checkpoint(listed[name], map_location)
+    place = listed[name]
+    if "://" not in place:  # in a list of the user's own, below mmengine's directory
+        home = os.environ.get("MMENGINE_HOME") or Path(
+            os.environ.get("XDG_CACHE_HOME", "~/.cache"), "mmengine"
+        )
+        place = str(Path(home, place))
+    return CheckpointLoader.load_checkpoint(place)
 
 
-def _guarded(loader: Callable) -> Callable:
-    def load(f, map_location=None, *_, **__):
-        return load_checkpoint_file(f, map_location)
-
-    @functools.wraps(loader)
-    def guarded(*args, **kwargs):
-        with mock.patch.object(torch, "load", load):
-            return loader(*args, **kwargs)
-
-    guarded.runs_no_code = True
-    return guarded
+_LOADERS = {
+    "": load_from_local,
+    ("http://", "https://"): load_from_http,
+    (r"(\S+\:)?s3://", r"(\S+\:)?petrel://"): load_from_ceph,
+    "pavi://": load_from_pavi,
+    ("modelzoo://", "torchvision://"): load_from_torchvision,
+    ("open-mmlab://", "openmmlab://"): load_from_openmmlab,
+    "mmcls://": load_from_mmcls,
+}

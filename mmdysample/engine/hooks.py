@@ -10,6 +10,7 @@ from mmengine.hooks import CheckpointHook, Hook
 
 from mmdysample.engine.atomic import remove_abandoned_drafts, write_text
 from mmdysample.engine.errors import add_hint
+from mmdysample.engine.resume import name_pattern
 from mmdysample.engine.seeding import seed_everything
 
 
@@ -32,10 +33,17 @@ class LosslessCheckpointHook(CheckpointHook):
 
     mmengine deletes first: a kill or a full disk while the new one is being written would leave
     nothing with ``max_keep_ckpts=1``.
+
+    Which older checkpoints a resumed run has is seen from the names in its own directory, never
+    from a checkpoint: only files there, by the names that the hook gives them, are deleted.
     """
 
     def before_train(self, runner) -> None:
         super().before_train(runner)
+        # Of a run that starts anew, whatever is there is somebody else's.
+        self._resumed_at = runner.epoch if self.by_epoch else runner.iter
+        if self.max_keep_ckpts > 0:
+            self.keep_ckpt_ids.extend(self._steps_there())
         if is_main_process() and "://" not in self.out_dir:
             name = self.filename_tmpl.format("*")
             for pattern in (name, f"best_*_{name}"):
@@ -76,8 +84,10 @@ class LosslessCheckpointHook(CheckpointHook):
             self._delete(self.file_backend.join_path(self.out_dir, name))
 
     def _save_best_checkpoint(self, runner, metrics) -> None:
-        if not self.save_best:
+        if not self.save_best or not metrics:
             return
+        if "auto" in self.key_indicators:
+            self._init_rule(self.rules, [next(iter(metrics))])
         before = self._best_paths()
         # Without knowing of an earlier one, mmengine deletes none.
         self._set_best_paths(dict.fromkeys(before))
@@ -92,20 +102,35 @@ class LosslessCheckpointHook(CheckpointHook):
                 runner.logger.info(f"The previous best checkpoint {path} is removed")
 
     def _best_paths(self) -> dict[str, str | None]:
+        """The best checkpoint so far, by score."""
         if len(self.key_indicators) == 1:
-            return {"": self.best_ckpt_path}
-        return dict(self.best_ckpt_path_dict)
+            known = {self.key_indicators[0]: self.best_ckpt_path}
+        else:
+            known = dict(self.best_ckpt_path_dict)
+        return {key: path or self._best_there(key) for key, path in known.items()}
 
     def _set_best_paths(self, paths: dict[str, str | None]) -> None:
         if len(self.key_indicators) == 1:
-            self.best_ckpt_path = paths[""]
+            (self.best_ckpt_path,) = paths.values()
         else:
             self.best_ckpt_path_dict.update(paths)
 
+    def _best_there(self, key: str) -> str | None:
+        prefix = f"best_{key}_".replace("/", "_")
+        steps = self._steps_there(prefix)
+        if not steps:
+            return None
+        return os.path.join(self.out_dir, prefix + self.filename_tmpl.format(steps[-1]))
+
+    def _steps_there(self, prefix: str = "") -> list[int]:
+        """Steps of the checkpoints in the hook's directory that a resumed run has written."""
+        if not self._resumed_at or "://" in self.out_dir or not os.path.isdir(self.out_dir):
+            return []
+        pattern = name_pattern(self.filename_tmpl, prefix)
+        matches = [pattern.fullmatch(name) for name in os.listdir(self.out_dir)]
+        steps = sorted(int(match[1]) for match in matches if match)
+        return [step for step in steps if step <= self._resumed_at]
+
     def _delete(self, path: str) -> None:
-        if not is_main_process():
-            return
-        if self.file_backend.isfile(path):
+        if is_main_process() and self.file_backend.isfile(path):
             self.file_backend.remove(path)
-        elif self.file_backend.isdir(path):
-            self.file_backend.rmtree(path)

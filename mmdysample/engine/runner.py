@@ -4,24 +4,24 @@ from __future__ import annotations
 
 import inspect
 import os
-import re
 from typing import Any
 
 from mmengine.config import Config
 from mmengine.device import get_device
 from mmengine.dist import is_main_process
 from mmengine.hooks import CheckpointHook
-from mmengine.model import is_model_wrapper, revert_sync_batchnorm
+from mmengine.model import revert_sync_batchnorm
 from mmengine.registry import LOOPS, RUNNERS
 from mmengine.runner import BaseLoop, IterBasedTrainLoop, Runner
 from torch import nn
 
 from mmdysample.engine.atomic import replacing
-from mmdysample.engine.checkpoint import CheckpointError
+from mmdysample.engine.checkpoint import load_checkpoint, load_weights, weights_of
 from mmdysample.engine.data import check_evaluator
 from mmdysample.engine.hooks import LosslessCheckpointHook, SeedEachIteration
-from mmdysample.engine.resume import read_position
+from mmdysample.engine.restore import Position, read_position, restore
 from mmdysample.engine.seeding import PlacedBatchSampler, PlacedDataset
+from mmdysample.errors import UserError
 
 
 class RestartableRunner(Runner):
@@ -33,6 +33,9 @@ class RestartableRunner(Runner):
     - checkpoints are written whole or not at all, and old ones deleted only afterwards;
     - a checkpoint of another model and an empty data set are errors.
     """
+
+    # A file and what it holds, from when it is first looked into until it is loaded.
+    _unused_checkpoint: tuple[str | None, dict] = (None, {})
 
     def register_hooks(self, default_hooks=None, custom_hooks=None) -> None:
         super().register_hooks(default_hooks, custom_hooks)
@@ -61,8 +64,11 @@ class RestartableRunner(Runner):
 
     def build_train_loop(self, loop):
         position = None
+        if self._resume and not self._load_from:
+            raise UserError("resume=True needs load_from=CHECKPOINT, which train.py --resume finds")
         if self._resume and self._load_from is not None:
-            position = read_position(self._load_from)
+            position = read_position(self._read(self._load_from), self._load_from)
+            _check_ahead(position, loop, self._load_from)
         if isinstance(self._train_dataloader, dict):
             self._train_dataloader = self._placed(self._train_dataloader, loop, position)
         built = super().build_train_loop(loop)
@@ -104,42 +110,75 @@ class RestartableRunner(Runner):
         with replacing(os.path.join(out_dir, filename)) as draft:
             super().save_checkpoint(str(draft.parent), draft.name, *args, **kwargs)
 
-    def load_checkpoint(self, filename, map_location="cpu", strict=False, **kwargs):
-        if strict:
-            return super().load_checkpoint(filename, map_location, strict, **kwargs)
-        try:
-            return super().load_checkpoint(filename, map_location, True, **kwargs)
-        except RuntimeError as error:
-            if "do not match exactly" not in str(error):
-                raise
-            self._check_fit(filename, str(error))
-        # A fit that will do, such as another number of classes, is reported as mmengine does.
-        return super().load_checkpoint(filename, map_location, False, **kwargs)
+    def load_or_resume(self) -> None:
+        if self._has_loaded or not self._load_from:
+            return
+        if self._resume:
+            self.resume(self._load_from)
+        else:
+            self.load_checkpoint(self._load_from)
 
-    def _check_fit(self, filename: str, mismatch: str) -> None:
-        """Refuse a checkpoint that leaves parameters of the model at random.
+    def load_checkpoint(self, filename, map_location="cpu", strict=False) -> dict:
+        """Load the weights of a checkpoint that fits; ``map_location`` is of no consequence.
 
-        Training from another model's weights (``load_from``) may do so, if it fits at all.
+        To train from its weights, not from where it was, a part of the model may be missing in it.
         """
-        model = self.model.module if is_model_wrapper(self.model) else self.model
-        needed = [name for name, _ in model.named_parameters()]
-        missing = re.search(r"missing keys in source state_dict: (.*)", mismatch)
-        lost = set(missing.group(1).split(", ")) if missing else set()
-        lost |= set(re.findall(r"size mismatch for ([^:\s]+):", mismatch))
-        left = [name for name in needed if name in lost]
+        checkpoint = self._read(filename)
+        self._unused_checkpoint = (None, {})
+        checkpoint["state_dict"] = weights_of(checkpoint, filename)
+        weights_of(checkpoint, filename, "ema_state_dict")  # what a hook takes
+        self.call_hook("after_load_checkpoint", checkpoint=checkpoint)
         fine_tuning = isinstance(self._train_loop, BaseLoop) and not self._resume
-        if left and (len(left) == len(needed) or not fine_tuning):
-            raise CheckpointError(
-                f"checkpoint {filename} does not fit this model: {len(left)} of its {len(needed)} "
-                f"parameters are missing there or have another shape, such as {left[0]}"
+        partly = fine_tuning and not strict
+        load_weights(self.model, checkpoint, filename, partly=partly, logger=self.logger)
+        self.logger.info(f"Load checkpoint from {filename}")
+        self._has_loaded = True
+        return checkpoint
+
+    def resume(self, filename, *_, **__) -> None:
+        """Continue the run of a checkpoint; restore.py says what is taken from it."""
+        checkpoint = self.load_checkpoint(filename)
+        position = read_position(checkpoint, filename)
+        if position.seed not in (None, self._randomness_cfg.get("seed")):
+            self._randomness_cfg.update(seed=position.seed)
+            self.set_randomness(**self._randomness_cfg)
+        restore(self, checkpoint, filename)
+        # It may be referred to elsewhere, and is as large as the model.
+        checkpoint.clear()
+        self.logger.info(f"resumed epoch: {self.epoch}, iter: {self.iter}")
+
+    def _read(self, filename: str) -> dict:
+        """The checkpoint, read once for where it stands and for its weights."""
+        if self._unused_checkpoint[0] != filename:
+            self._unused_checkpoint = (filename, load_checkpoint(filename))
+        return self._unused_checkpoint[1]
+
+
+def build_runner(cfg: Config, checkpoint: dict | None = None) -> Runner:
+    """The runner that the config names, else a `RestartableRunner`.
+
+    Args:
+        cfg: a config.
+        checkpoint: what the file ``cfg.load_from`` holds, if it was read already.
+
+    Raises:
+        UserError: a checkpoint would be loaded by a runner that does so in its own way, such as
+            mmengine's FlexibleRunner.
+    """
+    kind = RUNNERS.get(cfg["runner_type"]) if cfg.get("runner_type") else Runner
+    if kind is Runner:
+        kind = RestartableRunner
+    if not (inspect.isclass(kind) and issubclass(kind, RestartableRunner)):
+        if cfg.get("load_from") or cfg.get("resume"):
+            raise UserError(
+                f"runner_type={cfg['runner_type']!r} of the config takes from a checkpoint what "
+                "could run code or delete files: leave runner_type out of the config to load one"
             )
-
-
-def build_runner(cfg: Config) -> Runner:
-    """The runner that the config names, else a `RestartableRunner`."""
-    if "runner_type" in cfg:
         return RUNNERS.build(cfg)
-    return RestartableRunner.from_cfg(cfg)
+    runner = kind.from_cfg(cfg)
+    if checkpoint is not None:
+        runner._unused_checkpoint = (cfg.load_from, checkpoint)
+    return runner
 
 
 def _counts_iterations(loop: Any) -> bool:
@@ -153,6 +192,18 @@ def _counts_iterations(loop: Any) -> bool:
         with LOOPS.switch_scope_and_registry(None) as registry:
             kind = registry.get(kind)
     return inspect.isclass(kind) and issubclass(kind, IterBasedTrainLoop)
+
+
+def _check_ahead(position: Position, loop: Any, name: str) -> None:
+    """Refuse a checkpoint that is beyond the end of the run."""
+    limits = loop if isinstance(loop, dict) else {}
+    for key, done in (("max_epochs", position.epoch), ("max_iters", position.iteration)):
+        limit = limits.get(key)
+        if limit is not None and done > limit:
+            raise UserError(
+                f"checkpoint {name} has done {done} of {limit} {key.removeprefix('max_')}: set "
+                f"train_cfg.{key} to more than that to continue its run"
+            )
 
 
 class _Skipped:

@@ -1,7 +1,8 @@
-"""Checkpoints load without running code, in every version of torch."""
+"""Checkpoints load without running code, and fit the model or not."""
 
 from __future__ import annotations
 
+import importlib.util
 import io
 import os
 import pickle
@@ -10,6 +11,7 @@ import subprocess
 import sys
 import zipfile
 from collections import OrderedDict
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -18,32 +20,19 @@ import torch
 pytest.importorskip("mmengine", reason="needs mmengine: bash tools/setup_env.sh installs it")
 
 import numpy as np
-from mmengine.logging import HistoryBuffer, MessageHub
+from mmengine.logging import MessageHub
+from mmengine.model import PretrainedInit
 from mmengine.runner.checkpoint import CheckpointLoader
+from torch import nn
 
 from mmdysample.engine import checkpoint
 from mmdysample.engine.checkpoint import (
     CheckpointError,
-    check_is_whole,
-    history_statistic,
     install_safe_loading,
+    load_checkpoint,
     load_checkpoint_file,
+    load_weights,
 )
-
-
-@pytest.fixture(params=["named-globals", "own-unpickler"], autouse=True)
-def way(request, monkeypatch) -> str:
-    """torch >= 2.6 is told the allowed names; before that an unpickler of our own knows them."""
-    if request.param == "own-unpickler":
-        monkeypatch.setattr(checkpoint, "_takes_named_globals", lambda: False)
-        # The default of torch >= 2.6, which the older ones do not have.
-        load = checkpoint._torch_load
-        monkeypatch.setattr(
-            checkpoint, "_torch_load", lambda *a, **k: load(*a, **{"weights_only": False, **k})
-        )
-    elif not checkpoint._takes_named_globals():
-        pytest.skip("needs torch >= 2.6")
-    return request.param
 
 
 def mmengine_checkpoint() -> dict:
@@ -65,11 +54,10 @@ def mmengine_checkpoint() -> dict:
 
 
 @pytest.mark.parametrize("zipped", [True, False], ids=["archive", "before-1.6"])
-@pytest.mark.parametrize("lazy", [False, True])
-def test_loads_what_mmengine_writes(tmp_path, zipped, lazy):
+def test_loads_what_mmengine_writes(tmp_path, zipped):
     path = tmp_path / "checkpoint.pth"
     torch.save(mmengine_checkpoint(), path, _use_new_zipfile_serialization=zipped)
-    loaded = load_checkpoint_file(path, "cpu", lazy=lazy)
+    loaded = load_checkpoint_file(path)
     assert loaded["meta"] == dict(epoch=1, iter=2, seed=3, dataset_meta=dict(classes=("a", "b")))
     assert torch.equal(loaded["state_dict"]["weight"], torch.tensor([[0.0, 1.0], [2.0, 3.0]]))
     assert loaded["state_dict"]["brain"].dtype is torch.bfloat16
@@ -84,9 +72,7 @@ def test_loads_what_mmengine_writes(tmp_path, zipped, lazy):
 @pytest.mark.parametrize(("written", "other"), [("_core", "core"), ("core", "_core")])
 def test_numpy_names_of_either_version(tmp_path, written, other):
     """numpy 2 writes numpy._core.multiarray.scalar, numpy 1 numpy.core.multiarray.scalar."""
-    content = pickle.dumps(
-        dict(scalar=np.float64(0.5), array=np.arange(3), text=np.array(["a"], dtype=object)), 2
-    )
+    content = pickle.dumps(dict(scalar=np.float64(0.5), array=np.arange(3)), 2)
     for module in ("numpy.core", "numpy._core"):
         content = content.replace(f"c{module}.multiarray".encode(), b"cnumpy.MODULE.multiarray")
     path = tmp_path / "numpy.pth"
@@ -171,32 +157,20 @@ def test_the_attacks_would_work_on_plain_pickle(tmp_path, monkeypatch):
     assert pickle.loads(ATTACKS["getattr-of-ndarray"]) is np.ndarray.tofile
 
 
-def test_restricted_getattr():
-    for name in ("min", "max", "current", "mean"):
-        assert history_statistic(HistoryBuffer, name) is getattr(HistoryBuffer, name)
-    for owner, name in (
-        (HistoryBuffer, "update"),
-        (HistoryBuffer, "__globals__"),
-        (HistoryBuffer(), "min"),
-        (type("HistoryBuffer", (HistoryBuffer,), {}), "min"),
-        (np, "load"),
-    ):
-        with pytest.raises(pickle.UnpicklingError):
-            history_statistic(owner, name)
-
-
 def test_refusal_names_what_was_asked_for(tmp_path):
     write_archive(tmp_path / "bad.pth", ATTACKS["eval"])
     with pytest.raises(CheckpointError, match=r"was refused .*\beval\b"):
         load_checkpoint_file(tmp_path / "bad.pth")
 
 
-def test_nothing_stays_allowed(tmp_path, way):
-    """The list holds while a checkpoint is loaded, not for other users of torch."""
+def test_nothing_is_allowed_to_others(tmp_path):
+    """Other users of torch.load find it, and its list of allowed names, as they were."""
+    load = torch.load
     torch.save(mmengine_checkpoint(), tmp_path / "checkpoint.pth")
     load_checkpoint_file(tmp_path / "checkpoint.pth")
     with pytest.raises(pickle.UnpicklingError):
         torch.load(tmp_path / "checkpoint.pth", weights_only=True)
+    assert torch.load is load
 
 
 @pytest.mark.parametrize("cut", [0, 1, 10, 500, -1])
@@ -216,7 +190,7 @@ def test_changed_weight(tmp_path):
     assert content.count(weight) == 1
     path.write_bytes(content.replace(weight, weight[:-1] + b"\x00"))
     with pytest.raises(CheckpointError, match="damaged"):
-        check_is_whole(path)
+        load_checkpoint_file(path)
 
 
 def test_torchscript_is_refused(tmp_path):
@@ -231,6 +205,108 @@ def test_no_dict(tmp_path):
     torch.save([1, 2], tmp_path / "list.pth")
     with pytest.raises(CheckpointError, match="holds a list"):
         load_checkpoint_file(tmp_path / "list.pth")
+
+
+def test_threads_load_at_once(tmp_path):
+    """Neither takes the other's names away, and torch.load stays what it was."""
+    torch.save(mmengine_checkpoint(), tmp_path / "checkpoint.pth")
+    before = torch.load, torch.serialization.get_safe_globals()
+    install_safe_loading()
+
+    def load(_):
+        return load_checkpoint(str(tmp_path / "checkpoint.pth"))["meta"]["iter"]
+
+    with ThreadPoolExecutor(4) as pool:
+        assert list(pool.map(load, range(40))) == [2] * 40
+    assert (torch.load, torch.serialization.get_safe_globals()) == before
+
+
+def test_every_byte_is_read_once(tmp_path, monkeypatch):
+    """Checksums are compared while the contents are read, not before."""
+    path = tmp_path / "checkpoint.pth"
+    torch.save(dict(weight=torch.zeros(10_000)), path)
+    amounts = []
+
+    class Counting(io.FileIO):
+        def read(self, size=-1):
+            content = super().read(size)
+            amounts.append(len(content))
+            return content
+
+    monkeypatch.setattr(checkpoint, "open", lambda p, mode: Counting(p, "rb"), raising=False)
+    load_checkpoint_file(path)
+    # The directory of the archive is looked for at its end, in small steps.
+    assert 40_000 < sum(amounts) < path.stat().st_size + 2_000
+
+
+class Block(nn.Module):
+    """Two layers whose parameters have names and shapes in common."""
+
+    def __init__(self, outputs: int = 3):
+        super().__init__()
+        self.first = nn.Linear(4, 4)
+        self.second = nn.Linear(4, 4)
+        self.norm = nn.BatchNorm1d(4)
+        self.head = nn.Linear(4, outputs)
+
+
+def without(state: dict, start: str) -> dict:
+    return {name: value for name, value in state.items() if not name.startswith(start)}
+
+
+@pytest.mark.parametrize(
+    ("change", "lost"),
+    [
+        (lambda state: without(state, "second."), "2 of its 10 .* such as second.weight"),
+        (lambda state: without(state, "norm.running"), "2 of its 10 .* such as norm.running_mean"),
+        (lambda state: {**state, "head.bias": torch.zeros(5)}, "1 of its 10 .* such as head.bias"),
+        (lambda state: {}, "10 of its 10"),
+    ],
+    ids=["a-layer", "statistics", "another-shape", "all"],
+)
+def test_what_does_not_fit(change, lost):
+    """A layer of the same names and shapes elsewhere is no substitute."""
+    state = change(Block().state_dict())
+    with pytest.raises(CheckpointError, match=rf"x\.pth does not fit this model: {lost}"):
+        load_weights(Block(), dict(state_dict=state), "x.pth", logger=None)
+
+
+def test_what_fits(capsys):
+    """Whatever wraps the names, and what the model has no use for."""
+    source, model = Block(), Block()
+    state = {f"module.{name}": value for name, value in source.state_dict().items()}
+    del state["module.norm.num_batches_tracked"]
+    state["module.other.weight"] = torch.zeros(1)
+    load_weights(model, dict(state_dict=state), "x.pth", logger=None)
+    loaded = zip(model.parameters(), source.parameters(), strict=True)
+    assert all(torch.equal(ours, theirs) for ours, theirs in loaded)
+    assert capsys.readouterr().out == "checkpoint x.pth, of no use: other.weight\n"
+
+
+def test_fine_tuning_with_other_classes(capsys):
+    source, model = Block(3), Block(7)
+    head = model.head.weight.detach().clone()
+    load_weights(model, source.state_dict(), "x.pth", partly=True, logger=None)
+    assert torch.equal(model.first.weight, source.first.weight)
+    assert torch.equal(model.head.weight, head)
+    said = capsys.readouterr().out
+    assert said == "checkpoint x.pth, of another shape: head.weight, head.bias\n"
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (dict(model=Block().state_dict(), epoch=1), "'model' is a OrderedDict"),
+        (dict(state_dict=dict(a=Block().state_dict())), "'a' is a OrderedDict"),
+        (dict(state_dict=[1]), "holds no weights by name, but 'state_dict'"),
+        (dict(state_dict={1: torch.zeros(1)}), "holds no weights by name"),
+        (dict(state_dict=dict(a="text")), "'a' is a str"),
+    ],
+)
+def test_odd_checkpoints(content, says):
+    with pytest.raises(CheckpointError, match=says) as caught:
+        load_weights(Block(), content, "x.pth", partly=True)
+    assert "\n" not in str(caught.value)
 
 
 @pytest.fixture
@@ -249,24 +325,20 @@ def test_mmengine_loads_its_own(loaders, tmp_path):
     assert loaded["message_hub"]["log_scalars"]["train/loss"].current() == 1.5
 
 
-def test_every_place_is_guarded(loaders, tmp_path, monkeypatch):
-    """A loader that asks for unsafe loading, as that of another family might, gets safe loading."""
-    write_archive(tmp_path / "bad.pth", ATTACKS["system"])
-    monkeypatch.chdir(tmp_path)
-
-    def careless(filename, map_location=None):
-        return torch.load(filename.split("//")[1], map_location, weights_only=False)
-
-    original = torch.load
-    loaders.register_scheme("careless://", loader=careless, force=True)
-    install_safe_loading()
-    with pytest.raises(CheckpointError, match="refused"):
-        loaders.load_checkpoint("careless://bad.pth", logger=None)
-    assert torch.load is original
-    assert os.listdir(tmp_path) == ["bad.pth"]
+def test_pretrained_weights_are_weights(loaders, tmp_path):
+    """As a backbone's init_cfg loads them, by functions of mmengine."""
+    torch.save(dict(state_dict=[1]), tmp_path / "bad.pth")
+    init = PretrainedInit(str(tmp_path / "bad.pth"))
+    with pytest.raises(CheckpointError, match="holds no weights"):
+        init(Block())
 
 
-def test_installing_twice_wraps_once(loaders):
+def test_every_place_of_mmengine_is_ours(loaders):
+    """None of mmengine's own loaders, which end in torch.load, is left."""
+    assert {loader.__module__ for loader in loaders._schemes.values()} == {checkpoint.__name__}
+
+
+def test_installing_twice_is_installing_once(loaders):
     once = dict(loaders._schemes)
     install_safe_loading()
     assert loaders._schemes == once
@@ -296,7 +368,7 @@ def test_http(loaders, tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def without_torchvision(monkeypatch) -> list[str]:
+def without_torchvision(loaders, monkeypatch) -> list[str]:
     """The addresses that are asked for, on a machine without torchvision."""
     fetched: list[str] = []
 
@@ -304,16 +376,11 @@ def without_torchvision(monkeypatch) -> list[str]:
         fetched.append(filename)
         return dict(weight=torch.zeros(1))
 
-    def needs_torchvision(filename, map_location=None):
-        raise ModuleNotFoundError("torchvision")
-
-    monkeypatch.setitem(sys.modules, "torchvision", None)
-    monkeypatch.setattr(CheckpointLoader, "_schemes", dict(CheckpointLoader._schemes))
-    for scheme in ("http://", "https://"):
-        CheckpointLoader.register_scheme(scheme, loader=fetch, force=True)
-    for scheme in ("modelzoo://", "torchvision://"):
-        CheckpointLoader.register_scheme(scheme, loader=needs_torchvision, force=True)
-    install_safe_loading()
+    find = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name: None if name == "torchvision" else find(name)
+    )
+    loaders.register_scheme(("http://", "https://"), loader=fetch, force=True)
     return fetched
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import signal
 import struct
 import time
@@ -22,7 +23,6 @@ from mmdysample.engine.resume import (
     command_to_continue,
     newest_checkpoint,
     plan_resume,
-    read_position,
 )
 from tests.engine.accidents import accident
 from tests.engine.toy import write_config
@@ -91,7 +91,7 @@ def test_drawn_seed_is_kept(zygote, toy_data, tmp_path):
     plain = write_config("segmentor", toy_data, tmp_path / "plain.py")
     lethal = write_config("segmentor", toy_data, tmp_path / "lethal.py", accident(iteration=5))
     assert zygote.run(TRAIN, lethal, "--work-dir", "a", cwd=tmp_path).status == -signal.SIGKILL
-    seed = read_position(tmp_path / "a" / "iter_4.pth").seed
+    seed = load_checkpoint_file(tmp_path / "a" / "iter_4.pth")["meta"]["seed"]
     assert zygote.run(TRAIN, plain, "--work-dir", "a", "--resume", cwd=tmp_path).status == 0
     option = f"randomness.seed={seed}"
     unkilled = zygote.run(TRAIN, plain, "--work-dir", "b", "--cfg-options", option, cwd=tmp_path)
@@ -142,18 +142,18 @@ def config_of(folder: Path, **settings) -> Config:
 
 
 def test_newest_is_the_last(work_dir):
-    assert newest_checkpoint(config_of(work_dir)) == str(work_dir / "epoch_3.pth")
+    assert newest_checkpoint(config_of(work_dir))[0] == str(work_dir / "epoch_3.pth")
 
 
 def test_drafts_are_ignored(work_dir):
     (work_dir / "epoch_4.pth.tmp").write_bytes(b"half")
-    assert newest_checkpoint(config_of(work_dir)) == str(work_dir / "epoch_3.pth")
+    assert newest_checkpoint(config_of(work_dir))[0] == str(work_dir / "epoch_3.pth")
 
 
 def test_later_than_its_mention(work_dir):
     """A kill between a checkpoint and the note of it."""
     (work_dir / "epoch_4.pth").write_bytes((work_dir / "epoch_3.pth").read_bytes())
-    assert newest_checkpoint(config_of(work_dir)) == str(work_dir / "epoch_4.pth")
+    assert newest_checkpoint(config_of(work_dir))[0] == str(work_dir / "epoch_4.pth")
 
 
 def test_longer_earlier_run_in_the_same_folder(work_dir):
@@ -161,7 +161,7 @@ def test_longer_earlier_run_in_the_same_folder(work_dir):
     stale = work_dir / "epoch_9.pth"
     stale.write_bytes((work_dir / "epoch_3.pth").read_bytes())
     os.utime(stale, (1, 1))
-    assert newest_checkpoint(config_of(work_dir)) == str(work_dir / "epoch_3.pth")
+    assert newest_checkpoint(config_of(work_dir))[0] == str(work_dir / "epoch_3.pth")
 
 
 @pytest.mark.parametrize("damage", ["truncated", "changed", "empty", "missing"])
@@ -177,13 +177,27 @@ def test_damaged_is_passed_over_by_name(work_dir, damage, capsys):
     else:
         path.write_bytes(content.replace(WEIGHT, WEIGHT[:-1] + b"\x00"))
         assert path.read_bytes() != content
-    assert newest_checkpoint(config_of(work_dir)) == str(work_dir / "epoch_2.pth")
+    assert newest_checkpoint(config_of(work_dir))[0] == str(work_dir / "epoch_2.pth")
     assert "epoch_3.pth" in capsys.readouterr().out
+
+
+def test_a_copied_work_dir_continues_from_its_own(work_dir, tmp_path):
+    """`cp -r A B`: the path in B's last_checkpoint is one of A's."""
+    copied = tmp_path / "copied"
+    shutil.copytree(work_dir, copied)
+    torch.save(dict(state_dict={}), work_dir / "epoch_3.pth")
+    assert newest_checkpoint(config_of(copied))[0] == str(copied / "epoch_3.pth")
+
+
+@pytest.mark.parametrize("note", [b"../../elsewhere.pth", b"\xff\x00/epoch_9.pth", b"/etc/passwd"])
+def test_a_note_of_something_else(work_dir, note):
+    (work_dir / "last_checkpoint").write_bytes(note)
+    assert newest_checkpoint(config_of(work_dir))[0] == str(work_dir / "epoch_3.pth")
 
 
 def test_empty_note(work_dir):
     (work_dir / "last_checkpoint").write_text("")
-    assert newest_checkpoint(config_of(work_dir)) == str(work_dir / "epoch_3.pth")
+    assert newest_checkpoint(config_of(work_dir))[0] == str(work_dir / "epoch_3.pth")
 
 
 def test_all_damaged_is_an_error(work_dir):
@@ -199,7 +213,7 @@ def test_names_of_the_config(tmp_path):
     torch.save({}, folder / "step-7.ckpt")
     hook = dict(type="CheckpointHook", filename_tmpl="step-{}.ckpt", out_dir=str(folder.parent))
     cfg = config_of(tmp_path / "work", default_hooks=dict(checkpoint=hook))
-    assert newest_checkpoint(cfg) == str(folder / "step-7.ckpt")
+    assert newest_checkpoint(cfg)[0] == str(folder / "step-7.ckpt")
 
 
 def test_nothing_to_resume_starts_anew(tmp_path, capsys):

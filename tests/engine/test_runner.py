@@ -11,6 +11,7 @@ import torch
 pytest.importorskip("mmengine", reason="needs mmengine: bash tools/setup_env.sh installs it")
 
 import numpy as np
+from mmengine.config import Config
 from mmengine.evaluator import BaseMetric
 from mmengine.hooks import CheckpointHook
 from mmengine.model import BaseModel
@@ -22,7 +23,8 @@ from mmdysample.engine.atomic import replacing
 from mmdysample.engine.checkpoint import CheckpointError, install_safe_loading
 from mmdysample.engine.errors import UserError
 from mmdysample.engine.hooks import LosslessCheckpointHook
-from mmdysample.engine.runner import RestartableRunner, _counts_iterations
+from mmdysample.engine.runner import RestartableRunner, _counts_iterations, build_runner
+from tests.engine import tiny  # noqa: F401, registers its model
 
 
 class Numbers(Dataset):
@@ -175,8 +177,8 @@ def test_keeps_as_many_as_asked(tmp_path, keep):
     assert names(tmp_path / "w") == (expected if keep == -1 else expected[-keep:])
 
 
-def validated(work_dir: Path, series: list, **hook) -> RestartableRunner:
-    Scores.series = tuple(series)
+def validated(work_dir: Path, series: list, rest=None, settings=(), **hook) -> RestartableRunner:
+    Scores.series = tuple(series if rest is None else rest)
     checkpoint = dict(type="CheckpointHook", interval=1, max_keep_ckpts=1, **hook)
     made = runner(
         work_dir,
@@ -185,6 +187,7 @@ def validated(work_dir: Path, series: list, **hook) -> RestartableRunner:
         val_cfg=dict(),
         val_evaluator=dict(type=Scores),
         val_dataloader={**LOADER, "sampler": dict(type="DefaultSampler", shuffle=False)},
+        **dict(settings),
     )
     made.train()
     return made
@@ -300,5 +303,59 @@ def test_fine_tuning_from_a_part(tmp_path):
 
 
 def test_nothing_fits(tmp_path):
-    with pytest.raises(CheckpointError, match="4 of its 4 parameters"):
+    with pytest.raises(CheckpointError, match="6 of its 6 parameters and buffers"):
         load(tmp_path, {"layer.weight": torch.zeros(3, 2), "head.bias": torch.zeros(3)})
+
+
+def test_resumed_keeps_as_many_as_asked(tmp_path):
+    """What a resumed run may delete it sees in its own directory; nothing else goes."""
+    others = ["best_b_epoch_1.pth", "epoch_1.pth.bak", "epoch_x.pth", "best_a_epoch_9.pth"]
+    folder = tmp_path / "w"
+    validated(folder, [dict(a=2), dict(a=1)], save_best="a", rule="greater")
+    assert names(folder) == ["best_a_epoch_1.pth", "epoch_2.pth"]
+    for other in others:
+        (folder / other).write_text("a user's")
+    settings = dict(resume=True, load_from=str(folder / "epoch_2.pth"))
+    series = [dict(a=2), dict(a=1), dict(a=1.5), dict(a=3)]
+    validated(folder, series, series[2:], save_best="a", rule="greater", settings=settings)
+    expected = ["best_a_epoch_4.pth", "epoch_4.pth", *others]
+    assert sorted(path.name for path in folder.glob("*.pth*")) == sorted(expected)
+
+
+def test_a_checkpoint_beyond_the_end_of_the_run(tmp_path):
+    runner(tmp_path / "w").train()
+    settings = dict(resume=True, load_from=str(tmp_path / "w" / "epoch_3.pth"))
+    shorter = dict(by_epoch=True, max_epochs=2)
+    with pytest.raises(UserError, match=r"has done 3 of 2 epochs: set train_cfg.max_epochs"):
+        runner(tmp_path / "w", train_cfg=shorter, **settings).train()
+
+
+@pytest.mark.parametrize("other", ["AdamW", "RMSprop"])
+def test_resumed_with_another_optimizer(tmp_path, other):
+    runner(tmp_path / "w").train()
+    settings = dict(resume=True, load_from=str(tmp_path / "w" / "epoch_1.pth"))
+    wrapper = dict(optimizer=dict(type=other, lr=0.01))
+    with pytest.raises(CheckpointError, match=f"another optimizer .* is {other}: .*load_from"):
+        runner(tmp_path / "w", optim_wrapper=wrapper, **settings).train()
+
+
+def test_resumed_with_other_schedulers(tmp_path):
+    first = [dict(type="LinearLR", start_factor=0.1, by_epoch=False, end=4)]
+    other = [dict(type="MultiStepLR", milestones=[2])]
+    runner(tmp_path / "w", param_scheduler=first).train()
+    settings = dict(resume=True, load_from=str(tmp_path / "w" / "epoch_1.pth"))
+    with pytest.raises(CheckpointError, match=r"other parameter schedulers .*\(MultiStepLR\)"):
+        runner(tmp_path / "w", param_scheduler=other, **settings).train()
+
+
+def test_other_runners_load_no_checkpoint(tmp_path):
+    """mmengine's FlexibleRunner resumes in a way of its own, which runs what a checkpoint says."""
+    cfg = Config(dict(runner_type="FlexibleRunner", load_from="x.pth", work_dir=str(tmp_path)))
+    with pytest.raises(UserError, match=r"runner_type='FlexibleRunner' .* leave runner_type out"):
+        build_runner(cfg)
+
+
+def test_the_plain_runner_is_ours(tmp_path):
+    model = dict(type="TinyModel")
+    settings = dict(work_dir=str(tmp_path / "w"), load_from="x.pth", model=model)
+    assert type(build_runner(Config(dict(runner_type="Runner", **settings)))) is RestartableRunner

@@ -208,7 +208,7 @@ def test_a_wrong_argument_is_one_sentence(call, files, tmp_path, monkeypatch, ca
         (DETECTOR, "detector.pth", "damaged.png", "damaged.png cannot be read"),
         (DETECTOR, "none.pth", "image.png", "none.pth does not exist"),
         (DETECTOR, "image.png", "image.png", "image.png is not a file of torch.save"),
-        (DETECTOR, "segmentor.pth", "image.png", "does not fit the model of the config"),
+        (DETECTOR, "segmentor.pth", "image.png", "does not fit this model"),
         (CONFIGS / "none.py", "detector.pth", "image.png", "none.py does not exist"),
     ],
 )

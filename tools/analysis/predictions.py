@@ -29,7 +29,7 @@ from mmengine.registry import DATASETS, init_default_scope
 from mmdysample.engine.config import load_config
 from mmdysample.engine.errors import ArgumentParser, UserError, run_tool
 from mmdysample.engine.families import family_of
-from mmdysample.engine.inference import check_picture_path, load_model, predict, read_image
+from mmdysample.inference import check_picture_path, load_model, predict, read_image
 
 Color = tuple[float, float, float]
 UNLABELLED = (0.0, 0.0, 0.0)

@@ -31,7 +31,7 @@ from torch import Tensor, nn
 from mmdysample import DySample
 from mmdysample.engine.config import CfgOptions, load_config
 from mmdysample.engine.errors import ArgumentParser, UserError, run_tool
-from mmdysample.engine.inference import check_picture_path, load_input, load_model, predict
+from mmdysample.inference import check_picture_path, load_input, load_model, predict
 
 SUBPIXEL_COLORS = ("#ff3860", "#ffdd57", "#23d160", "#3298ff")
 

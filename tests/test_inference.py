@@ -24,7 +24,7 @@ from PIL import Image
 
 from mmdysample.engine.checkpoint import CheckpointError, load_checkpoint_file
 from mmdysample.engine.errors import UserError
-from mmdysample.engine.inferencers import config_path, open_inferencer
+from mmdysample.inference import config_path, open_inferencer
 from tests.engine.zygote import ROOT, TRAIN, shared_zygote
 
 NAMES = {
@@ -214,3 +214,39 @@ def test_a_checkpoint_of_another_model_is_refused(trained):
     other = {"mmdet": "segformer_mit-b0_dysample_shapes", "mmseg": NAMES["mmdet"]}[family]
     with pytest.raises(CheckpointError, match="does not fit this model"):
         open_inferencer(other, str(checkpoint), "cpu")
+
+
+def test_a_checkpoint_that_lacks_a_layer_is_refused(trained, tmp_path):
+    """Though there are other parameters of its names and shapes."""
+    family, checkpoint = trained
+    content = load_checkpoint_file(checkpoint)
+    start = {"mmdet": "backbone.layer1.1.", "mmseg": "backbone.layers.0.1.0."}[family]
+    lost = [name for name in content["state_dict"] if name.startswith(start)]
+    for name in lost:
+        del content["state_dict"][name]
+    torch.save(content, tmp_path / "part.pth")
+    lost = [name for name in lost if "num_batches_tracked" not in name]
+    with pytest.raises(CheckpointError, match=f" {len(lost)} of its .* such as {start}"):
+        open_inferencer(NAMES[family], str(tmp_path / "part.pth"), "cpu")
+
+
+@pytest.mark.parametrize("model", [None, 3])
+def test_the_config_in_a_checkpoint_is_not_run(model, tmp_path):
+    torch.save(dict(meta=dict(cfg=f"open({str(tmp_path / 'ran')!r}, 'w')")), tmp_path / "c.pth")
+    with pytest.raises(UserError, match="which is not run"):
+        open_inferencer(model, str(tmp_path / "c.pth"), "cpu")
+    assert not (tmp_path / "ran").exists()
+
+
+def test_images_of_one_name_have_their_own_predictions(images, tmp_path):
+    (first, *rest) = sorted(images.iterdir())
+    for path in rest:
+        path.unlink()
+    Image.open(first).convert("L").save(first.with_suffix(".png"))
+    inferencer = open_inferencer(NAMES["mmdet"], None, "cpu")
+    result = inferencer(str(images), out_dir=str(tmp_path / "out"), no_save_pred=False)
+    written = sorted((tmp_path / "out" / "preds").iterdir())
+    assert [path.name for path in written] == [f"{first.stem}.json", f"{first.stem}.png.json"]
+    found = [json.loads(path.read_text()) for path in written]
+    assert sorted(map(str, found)) == sorted(map(str, result["predictions"]))
+    assert found[0] != found[1]

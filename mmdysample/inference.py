@@ -1,0 +1,206 @@
+"""Trained models on single images, the same way for mmdet and mmseg.
+
+from mmdysample.inference import open_inferencer
+
+inferencer = open_inferencer("faster-rcnn_r50_fpn_dysample_1x_coco", "epoch_12.pth")
+inferencer("images/", out_dir="predictions")
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import cv2
+import mmengine
+import numpy as np
+import torch
+from matplotlib.backend_bases import FigureCanvasBase
+from mmengine.config import Config
+from mmengine.dataset import Compose, pseudo_collate
+from mmengine.device import get_device
+from mmengine.infer import BaseInferencer
+from mmengine.model import revert_sync_batchnorm
+from mmengine.registry import MODELS, init_default_scope
+from torch import nn
+
+import mmdysample
+import mmdysample.engine.config  # mmengine's list_models knows "mmdysample" then
+from mmdysample.engine.checkpoint import (
+    check_checkpoint_file,
+    install_safe_loading,
+    load_checkpoint,
+    load_weights,
+)
+from mmdysample.engine.families import family_of, read_data_sets
+from mmdysample.errors import InvalidType, UserError
+from mmdysample.registry import did_you_mean
+
+
+def config_path(name: str) -> str:
+    """The file of a config of this project, by the name that a metafile gives it.
+
+    ``BaseInferencer.list_models("mmdysample")`` of mmengine lists the names.
+
+    Raises:
+        UserError: there is no config of this name.
+    """
+    package = Path(mmdysample.__file__).parent
+    # A checkout has beside the package what an installed package has in .mim.
+    checkout = package.parent
+    root = checkout if (checkout / "model-index.yml").is_file() else package / ".mim"
+    metafiles = mmengine.load(root / "model-index.yml")["Import"]
+    models = [model for path in metafiles for model in mmengine.load(root / path)["Models"]]
+    paths = {model["Name"]: model["Config"] for model in models}
+    if name not in paths:
+        raise UserError(
+            f"{name!r} is neither a config file nor a model of mmdysample"
+            f"{did_you_mean(name, paths)}"
+        )
+    return str(root / paths[name])
+
+
+def open_inferencer(
+    model: str, weights: str | None = None, device: str | None = None, **settings: Any
+) -> BaseInferencer:
+    """mmdet's DetInferencer or mmseg's MMSegInferencer, whichever the config is for.
+
+    The first is extended by panoptic segmentation without panopticapi.
+
+    Args:
+        model: a config file, or the name of a config of this project. (mmengine's inferencers also
+            do without one, and run the text of a config that is in the checkpoint.)
+        weights: a checkpoint that fits the model; without one the weights are random.
+        device: such as 'cpu'; by default the accelerator that is there.
+        settings: further arguments of the inferencer.
+
+    Raises:
+        UserError: there is no such model or checkpoint, it does not fit, or the config is of
+            another package.
+    """
+    if not isinstance(model, (str, os.PathLike)):
+        raise InvalidType(
+            f"model={model!r:.80}: a config file or the name of a config is needed; the config in "
+            "a checkpoint is a program, which is not run"
+        )
+    path = str(model) if os.path.isfile(model) else config_path(str(model))
+    family = family_of(Config.fromfile(path, import_custom_modules=False))
+    family.prepare()
+    if weights is not None:
+        weights = os.fspath(weights)
+        if "://" not in weights:
+            check_checkpoint_file(weights)
+    install_safe_loading()
+    inferencer = _inferencer_class(family.package)
+    return inferencer(model=path, weights=weights, device=device, **settings)
+
+
+class _CheckedWeights:
+    """An inferencer that takes no weights but those that fit, and of ``meta`` the classes alone."""
+
+    def __init__(self, model: str, weights: str | None = None, **settings: Any):
+        self._weights = weights
+        super().__init__(model=model, weights=weights, **settings)
+
+    def _load_weights_to_model(self, model: nn.Module, checkpoint: dict | None, cfg: Any) -> None:
+        if checkpoint is not None:
+            load_weights(model, checkpoint, self._weights)
+            meta = _classes_and_palette(checkpoint.get("meta"))
+            # They are loaded, there are none left for upstream's method.
+            checkpoint = dict(state_dict=model.state_dict(), meta=meta)
+        super()._load_weights_to_model(model, checkpoint, cfg)
+
+
+def _inferencer_class(package: str) -> type[BaseInferencer]:
+    if package == "mmdet":
+        from mmdysample.mmdet.panoptic.inferencer import PanopticInferencer as Upstream
+    else:
+        from mmseg.apis import MMSegInferencer as Upstream
+
+    class Inferencer(_CheckedWeights, Upstream):
+        __doc__ = Upstream.__doc__
+
+    return Inferencer
+
+
+def _classes_and_palette(meta: Any) -> dict:
+    """Class names and colors, if they are such, in today's place for them."""
+    meta = meta if isinstance(meta, dict) else {}
+    found = meta.get("dataset_meta", meta)
+    found = found if isinstance(found, dict) else {}
+    told = {key.lower(): value for key, value in found.items() if isinstance(key, str)}
+    classes, palette = told.get("classes"), told.get("palette")
+    if not isinstance(classes, (list, tuple)) or not all(isinstance(n, str) for n in classes):
+        return {}
+    try:
+        colors = np.asarray(palette, np.uint8).reshape(len(classes), 3).tolist()
+    except (TypeError, ValueError, OverflowError):
+        return dict(dataset_meta=dict(classes=tuple(classes)))
+    return dict(dataset_meta=dict(classes=tuple(classes), palette=colors))
+
+
+def load_model(cfg: Config, checkpoint: str, device: str | None = None) -> nn.Module:
+    """The model of a config with a checkpoint's weights, ready to predict.
+
+    Raises:
+        UserError: the checkpoint cannot be read, or is of another model; the device is not there.
+    """
+    device = _device(device)
+    _enter_family(cfg)
+    loaded = load_checkpoint(checkpoint)
+    model = revert_sync_batchnorm(MODELS.build(cfg.model))
+    load_weights(model, loaded, checkpoint)
+    model.cfg = cfg
+    return model.to(device).eval()
+
+
+def read_image(path: str) -> np.ndarray:
+    """(H, W, 3), uint8, BGR; UserError if there is no readable image."""
+    if not os.path.isfile(path):
+        raise UserError(f"image {path} does not exist")
+    image = cv2.imread(path, cv2.IMREAD_COLOR)
+    if image is None:
+        raise UserError(f"image {path} cannot be read: it is damaged or in no known format")
+    return image
+
+
+def check_picture_path(path: str) -> str:
+    """``path`` if matplotlib can write a picture there; UserError if not."""
+    known = FigureCanvasBase.get_supported_filetypes()
+    folder, name = os.path.split(os.path.abspath(path))
+    if os.path.splitext(name)[1][1:].lower() not in known:
+        raise UserError(f"--out {path}: the name must end in one of .{', .'.join(sorted(known))}")
+    if not os.path.isdir(folder) or not os.access(folder, os.W_OK):
+        raise UserError(f"--out {path}: the folder {folder} does not exist or is not writable")
+    return path
+
+
+def load_input(cfg: Config, image_path: str) -> dict[str, Any]:
+    """An image through the config's test pipeline: ``inputs`` (3, H, W) and ``data_samples``."""
+    read_image(image_path)
+    _enter_family(cfg)
+    dataset = read_data_sets(cfg.test_dataloader.dataset)[0]
+    steps = [step for step in dataset.pipeline if "Annotations" not in str(step["type"])]
+    return Compose(steps)(dict(img_path=image_path, img_id=0))
+
+
+def _device(name: str | None) -> torch.device:
+    try:
+        device = torch.device(name or get_device())
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"--device {name} cannot be used: {reason}") from error
+    return device
+
+
+def _enter_family(cfg: Config) -> None:
+    family_of(cfg).prepare()
+    init_default_scope(cfg.default_scope)
+
+
+@torch.no_grad()
+def predict(model: nn.Module, data: dict[str, Any]) -> Any:
+    """The data sample with predictions that ``model`` makes of :func:`load_input`'s result."""
+    return model.test_step(pseudo_collate([data]))[0]
