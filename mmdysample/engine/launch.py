@@ -27,15 +27,15 @@ def main(arguments: list[str]) -> int:
     try:
         torchrun(arguments)
     except ChildFailedError as error:
-        statuses = {failure.exitcode for failure in error.failures.values()}
+        statuses = {rank: failure.exitcode for rank, failure in error.failures.items()}
         for status in (USER_ERROR_STATUS, INTERRUPTED_STATUS):
-            if status in statuses:
+            if status in statuses.values():
                 return status
-        killed = {rank: f.exitcode for rank, f in error.failures.items() if f.exitcode < 0}
+        killed = _killed(statuses)
         if not killed:
             raise
-        for rank, status in killed.items():
-            name = signal.Signals(-status).name
+        for rank, number in killed.items():
+            name = signal.Signals(number).name
             print(f"error: process {rank} of the run was ended by {name}", file=sys.stderr)
         _say_how_to_continue()
         return 1
@@ -45,6 +45,14 @@ def main(arguments: list[str]) -> int:
             _say_how_to_continue()
         return 128 + error.sigval
     return 0
+
+
+def _killed(statuses: dict[int, int]) -> dict[int, int]:
+    """The processes that a signal ended, and its number."""
+    signals = {rank: -status for rank, status in statuses.items() if status < 0}
+    # torchrun ends the others by SIGTERM.
+    first = {rank: number for rank, number in signals.items() if number != signal.SIGTERM}
+    return first or (signals if len(signals) == len(statuses) else {})
 
 
 def _say_how_to_continue() -> None:

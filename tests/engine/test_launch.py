@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from mmdysample.engine import launch
 from mmdysample.engine.launch import COMMAND_VARIABLE, main, resuming
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -32,6 +33,21 @@ def test_a_bug_stays_torchruns(tmp_path, capsys, monkeypatch):
     with pytest.raises(ChildFailedError):
         main(["--nproc-per-node=1", *FREE_PORT, str(script)])
     assert "to continue" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("statuses", "killed"),
+    [
+        ({0: -15, 1: -9}, {1: 9}),
+        ({0: 1, 1: -9}, {1: 9}),
+        ({0: 1, 1: -15}, {}),
+        ({1: -15}, {1: 15}),
+        ({0: 1}, {}),
+    ],
+)
+def test_which_processes_were_killed(statuses, killed):
+    """torchrun itself ends the others by SIGTERM."""
+    assert launch._killed(statuses) == killed
 
 
 def test_killed_process_is_named_with_the_way_to_continue(tmp_path, capfd, monkeypatch):
