@@ -55,7 +55,7 @@ def test_rank_ends_with_a_killed_launcher(capfd, rank):
     assert has_ended(reader, 30)
     os.close(reader)
     lines = capfd.readouterr().err.splitlines()
-    sentence = "error: the launcher has ended, and this run with it; --resume continues it"
+    sentence = "error: the launcher has ended, and this run with it; training continues with --resume"
     assert lines == ([sentence] if rank == "0" else [])
 
 
