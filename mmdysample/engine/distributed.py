@@ -64,7 +64,7 @@ def end_with_launcher(seconds: float = 1.0) -> None:
             time.sleep(seconds)
         if is_rank_zero():
             print(
-                "error: the launcher has ended, and this run with it; training continues with --resume",
+                "error: the launcher was ended, and this run with it; --resume continues training",
                 file=sys.stderr,
                 flush=True,
             )

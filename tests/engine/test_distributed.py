@@ -9,7 +9,6 @@ import time
 from pathlib import Path
 
 import pytest
-import torch
 
 pytest.importorskip("mmengine", reason="needs mmengine: bash tools/setup_env.sh installs it")
 
@@ -55,7 +54,7 @@ def test_rank_ends_with_a_killed_launcher(capfd, rank):
     assert has_ended(reader, 30)
     os.close(reader)
     lines = capfd.readouterr().err.splitlines()
-    sentence = "error: the launcher has ended, and this run with it; training continues with --resume"
+    sentence = "error: the launcher was ended, and this run with it; --resume continues training"
     assert lines == ([sentence] if rank == "0" else [])
 
 
@@ -79,7 +78,6 @@ def test_no_thread_of_a_process_group_is_left(tmp_path):
             store = f"file://{tmp_path / 'store'}"
             distributed.init_process_group("gloo", init_method=store, rank=0, world_size=1)
             model = nn.parallel.DistributedDataParallel(nn.Linear(2, 2))
-            model(torch.ones(1, 2)).sum().backward()
             model.itself = [model]
             assert any("gloo" in name for name in thread_names())
             del model

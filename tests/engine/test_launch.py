@@ -130,5 +130,5 @@ def test_processes_of_a_killed_launcher_end(tmp_path):
         # Its standard error, which the two have inherited, ends when they do.
         errors = process.communicate(timeout=30)[1]
     assert errors.splitlines()[-1:] == [
-        "error: the launcher has ended, and this run with it; training continues with --resume"
+        "error: the launcher was ended, and this run with it; --resume continues training"
     ]
