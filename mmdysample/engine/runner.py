@@ -25,6 +25,7 @@ from mmdysample.engine.lock import only_run_in
 from mmdysample.engine.nonfinite import StopOnNonFiniteLoss, check_weights
 from mmdysample.engine.resume import Position, read_position
 from mmdysample.engine.seeding import PlacedBatchSampler, PlacedDataset
+from mmdysample.errors import UserError
 
 
 class RestartableRunner(Runner):

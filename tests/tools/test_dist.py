@@ -111,14 +111,9 @@ def test_log_names_backend_and_processes(two_processes):
 def test_dist_test_equals_one_process(two_processes, zygote):
     checkpoint = two_processes / "two" / "iter_4.pth"
     run = call(
-<<<<<<< HEAD
         *("dist_test.sh", "config.py", checkpoint, 2, "--work-dir", "scores", "--out", "labels"),
         cwd=two_processes,
-=======
-        *("dist_test.sh", "config.py", checkpoint, 2, "--work-dir", "scores"),
-        cwd=two_processes,
         PYTHONPATH=str(two_processes),
->>>>>>> be147d1 (Runs that diverge stop and keep what was good; one run a work dir; ranks end with their launcher)
     )
     assert run.returncode == 0, run.stderr
     assert len(list((two_processes / "labels").iterdir())) == 6
