@@ -17,16 +17,21 @@ if ! [[ $GPUS =~ ^[1-9][0-9]*$ ]]; then
     echo "error: GPUS is a number of processes, got '$GPUS'" >&2
     exit 2
 fi
-# All nodes have to agree on a port; on a single one any free port will do.
-if [ "$NNODES" = 1 ]; then PORT=${PORT:-auto}; else PORT=${PORT:-29500}; fi
+if [ "$NNODES" = 1 ] && [ -z "${PORT:-}" ]; then
+    # Any free port will do.
+    RENDEZVOUS=(--rdzv-backend=c10d --rdzv-endpoint=localhost:0 --local-addr=127.0.0.1)
+else
+    RENDEZVOUS=(--node-rank="$NODE_RANK" --master-addr="$MASTER_ADDR" --master-port="${PORT:-29500}")
+fi
 
 TOOLS=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1} MKL_NUM_THREADS=${MKL_NUM_THREADS:-1}
 export PYTHONPATH="$TOOLS/..${PYTHONPATH:+:$PYTHONPATH}"
+# For the line that says how to continue after a process was killed.
+printf -v MMDYSAMPLE_COMMAND '%s\n' bash "$0" "$@"
+export MMDYSAMPLE_COMMAND
 exec "${PYTHON:-python}" -m mmdysample.engine.launch \
     --nnodes="$NNODES" \
-    --node_rank="$NODE_RANK" \
-    --master_addr="$MASTER_ADDR" \
-    --nproc_per_node="$GPUS" \
-    --master_port="$PORT" \
+    --nproc-per-node="$GPUS" \
+    "${RENDEZVOUS[@]}" \
     "$TOOLS/train.py" "$CONFIG" --launcher pytorch "${@:3}"

@@ -8,6 +8,7 @@ import sys
 from mmdysample.engine.arguments import parse, tool_parser
 from mmdysample.engine.checkpoint import check_checkpoint_file, install_safe_loading
 from mmdysample.engine.config import NEEDED_TO_TEST, fit_to_machine, load_config, set_work_dir
+from mmdysample.engine.distributed import leave_process_group
 from mmdysample.engine.errors import run_tool
 from mmdysample.engine.families import family_of, visualization_hook
 from mmdysample.engine.runner import build_runner
@@ -59,6 +60,7 @@ def main() -> None:
     install_safe_loading()
     fit_to_machine(cfg, args.launcher)
     build_runner(cfg).test()
+    leave_process_group()
 
 
 if __name__ == "__main__":

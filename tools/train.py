@@ -14,6 +14,7 @@ from mmdysample.engine.config import (
     load_config,
     set_work_dir,
 )
+from mmdysample.engine.distributed import leave_process_group
 from mmdysample.engine.errors import add_hint, run_tool
 from mmdysample.engine.families import family_of
 from mmdysample.engine.resume import can_continue, command_to_continue, plan_resume
@@ -61,6 +62,7 @@ def main() -> None:
                 again = "the same command with --resume"
             add_hint(error, f"to continue: {again}")
         raise
+    leave_process_group()
 
 
 if __name__ == "__main__":

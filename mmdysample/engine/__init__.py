@@ -5,6 +5,8 @@ checkpoint.py   checkpoints from whatever place, into a model that they fit
 atomic.py       files are written whole or not at all
 hooks.py        checkpoints are written whole; randomness is a function of the iteration
 seeding.py      every sample's randomness is a function of its place in the run
+nonfinite.py    a run whose loss or weights are not finite stops
+lock.py         one training run a work dir
 labels.py       label maps are checked when they are read
 resume.py       which checkpoint a run continues from
 restore.py      what a resumed run takes from it
@@ -16,6 +18,6 @@ outputs.py      a test writes to what is new, away from the data
 dump.py         predictions are written whole or not at all
 draw.py         a segmentor's predictions are drawn away from the run's records
 distributed.py  launchers and process groups, also without a GPU
-launch.py       torchrun without its traceback
+launch.py       torchrun, with the sentence and status of its processes
 errors.py       a user's error is one sentence
 """

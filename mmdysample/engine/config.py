@@ -13,7 +13,12 @@ from mmengine.config.utils import MODULE2PACKAGE
 from mmengine.device import get_device
 from mmengine.logging import print_log
 
-from mmdysample.engine.distributed import check_launcher, start_on_cpu, world_size
+from mmdysample.engine.distributed import (
+    check_launcher,
+    end_with_launcher,
+    start_on_cpu,
+    world_size,
+)
 from mmdysample.engine.errors import UserError
 
 # mmengine looks up `package::` in a list of OpenMMLab's packages: let configs build on ours too.
@@ -203,6 +208,7 @@ def fit_to_machine(cfg: Config, launcher: str) -> None:
         UserError: the launcher did not start this process, or the config needs a GPU.
     """
     check_launcher(launcher)
+    end_with_launcher()
     cfg.launcher = launcher
     # For the record: the batch is as many times that of the config.
     cfg.env_cfg = {**(cfg.get("env_cfg") or {}), "world_size": world_size(launcher)}

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import shutil
 import subprocess
+import sys
+import threading
+import time
 from datetime import timedelta
 
 from mmengine.config import Config
 from torch import distributed
 
-from mmdysample.engine.errors import UserError
+from mmdysample.engine.errors import UserError, is_rank_zero
 
 # What a launcher leaves in the environment of each process.
 _NEEDED = {
@@ -41,6 +45,45 @@ def check_launcher(launcher: str) -> None:
 def world_size(launcher: str) -> int:
     """How many processes ``launcher`` has started."""
     return int(os.environ[_WORLD_SIZE[launcher]]) if launcher in _WORLD_SIZE else 1
+
+
+def end_with_launcher(seconds: float = 1.0) -> None:
+    """End this process soon after torchrun, which started it, is there no more.
+
+    torchrun ends its processes whenever it can; killed outright it leaves them at work. A thread
+    looks at the parent process's id, which also ends a process that waits for another one in a
+    collective operation or sits in a validation; and which, unlike Linux's signal for the death of
+    a parent, needs no foreign function. Checkpoints are written atomically, so it may end at once.
+    """
+    if not distributed.is_torchelastic_launched():
+        return
+    launcher = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == launcher:
+            time.sleep(seconds)
+        if is_rank_zero():
+            print(
+                "error: the launcher was ended, and this run with it; --resume continues training",
+                file=sys.stderr,
+                flush=True,
+            )
+        os._exit(1)
+
+    threading.Thread(target=watch, name="end-with-launcher", daemon=True).start()
+
+
+def leave_process_group() -> None:
+    """Leave the process group, if there is one, at the end of a run that has succeeded.
+
+    Its threads would otherwise meet the end of the interpreter: one that then lets go of a tensor
+    is ended by Python in the midst of C++, which aborts the process ("terminate called without an
+    active exception").
+    """
+    if distributed.is_initialized():
+        distributed.destroy_process_group()
+        # The threads end with the last reference, and runner, hooks and model refer to each other.
+        gc.collect()
 
 
 def start_on_cpu(cfg: Config) -> None:

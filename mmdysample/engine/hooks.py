@@ -10,6 +10,7 @@ from mmengine.hooks import CheckpointHook, Hook
 
 from mmdysample.engine.atomic import remove_abandoned_drafts, write_text
 from mmdysample.engine.errors import add_hint
+from mmdysample.engine.nonfinite import loss_is_finite
 from mmdysample.engine.resume import name_pattern
 from mmdysample.engine.seeding import seed_everything
 
@@ -79,7 +80,8 @@ class LosslessCheckpointHook(CheckpointHook):
             error.filename = path
             add_hint(error, "the checkpoints before it are untouched")
             raise
-        if outdated is not None:
+        # What is written while the loss is not finite may be of no use, and displaces nothing.
+        if outdated is not None and loss_is_finite(runner):
             name = self.filename_tmpl.format(outdated)
             self._delete(self.file_backend.join_path(self.out_dir, name))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import os
+from contextlib import nullcontext
 from typing import Any
 
 from mmengine.config import Config
@@ -19,6 +20,8 @@ from mmdysample.engine.atomic import replacing
 from mmdysample.engine.checkpoint import load_checkpoint, load_weights, weights_of
 from mmdysample.engine.data import check_evaluator
 from mmdysample.engine.hooks import LosslessCheckpointHook, SeedEachIteration
+from mmdysample.engine.lock import only_run_in
+from mmdysample.engine.nonfinite import StopOnNonFiniteLoss, check_weights
 from mmdysample.engine.restore import Position, read_position, restore
 from mmdysample.engine.seeding import PlacedBatchSampler, PlacedDataset
 from mmdysample.errors import UserError
@@ -31,6 +34,8 @@ class RestartableRunner(Runner):
     - samples and iterations are seeded by their place in the run (seeding.py, hooks.py);
     - a resumed run skips the batches that were trained on without loading them;
     - checkpoints are written whole or not at all, and old ones deleted only afterwards;
+    - weights that are not finite are not saved, and a run whose loss stays so is stopped;
+    - a second run in the same work dir is refused;
     - a checkpoint of another model and an empty data set are errors.
     """
 
@@ -40,6 +45,8 @@ class RestartableRunner(Runner):
     def register_hooks(self, default_hooks=None, custom_hooks=None) -> None:
         super().register_hooks(default_hooks, custom_hooks)
         self.register_hook(SeedEachIteration())
+        if not any(isinstance(hook, StopOnNonFiniteLoss) for hook in self.hooks):
+            self.register_hook(StopOnNonFiniteLoss())
 
     def register_hook(self, hook: Any, priority: Any = None) -> None:
         names = ("CheckpointHook", "mmengine.CheckpointHook", CheckpointHook)
@@ -62,20 +69,41 @@ class RestartableRunner(Runner):
         check_evaluator(self._test_evaluator, self._test_dataloader)
         return super().build_test_loop(loop)
 
+    def train(self) -> nn.Module:
+        with only_run_in(self.work_dir) if is_main_process() else nullcontext():
+            return super().train()
+
     def build_train_loop(self, loop):
         position = None
         if self._resume and not self._load_from:
             raise UserError("resume=True needs load_from=CHECKPOINT, which train.py --resume finds")
         if self._resume and self._load_from is not None:
             position = read_position(self._read(self._load_from), self._load_from)
-            _check_ahead(position, loop, self._load_from)
         if isinstance(self._train_dataloader, dict):
             self._train_dataloader = self._placed(self._train_dataloader, loop, position)
         built = super().build_train_loop(loop)
+        if position is not None:
+            self._check_what_is_left(built, position)
         positioned = isinstance(built.dataloader.batch_sampler, PlacedBatchSampler)
         if position is not None and positioned and isinstance(built, IterBasedTrainLoop):
             built.dataloader_iterator = _Skipped(built.dataloader_iterator, position.iteration)
         return built
+
+    def _check_what_is_left(self, loop: BaseLoop, position: Position) -> None:
+        """Say that a resumed run is complete; UserError if it has gone further than the config."""
+        done, wanted, name = position.epoch, loop.max_epochs, "max_epochs"
+        if isinstance(loop, IterBasedTrainLoop):
+            done, wanted, name = position.iteration, loop.max_iters, "max_iters"
+        if done > wanted:
+            raise UserError(
+                f"--resume: checkpoint {self._load_from} has {done} {name[4:]} behind it, and the "
+                f"config's {name} is {wanted}: raise it to train on"
+            )
+        if done == wanted:
+            self.logger.info(
+                f"--resume: all {done} {name[4:]} of the run are done, so nothing is left to train "
+                f"on; raise {name} to go on"
+            )
 
     def _placed(self, dataloader: dict, loop: Any, position) -> dict:
         """Config of a dataloader whose batches know their place and start at ``position``."""
@@ -101,9 +129,12 @@ class RestartableRunner(Runner):
                 "normalizes with its own statistics."
             )
             model = revert_sync_batchnorm(model)
+            # mmengine would convert them back.
+            self.cfg.sync_bn = None
         return super().wrap_model(model_wrapper_cfg, model)
 
     def save_checkpoint(self, out_dir, filename, *args, **kwargs) -> None:
+        check_weights(self)
         if not is_main_process() or "://" in str(out_dir):
             super().save_checkpoint(out_dir, filename, *args, **kwargs)
             return
@@ -192,18 +223,6 @@ def _counts_iterations(loop: Any) -> bool:
         with LOOPS.switch_scope_and_registry(None) as registry:
             kind = registry.get(kind)
     return inspect.isclass(kind) and issubclass(kind, IterBasedTrainLoop)
-
-
-def _check_ahead(position: Position, loop: Any, name: str) -> None:
-    """Refuse a checkpoint that is beyond the end of the run."""
-    limits = loop if isinstance(loop, dict) else {}
-    for key, done in (("max_epochs", position.epoch), ("max_iters", position.iteration)):
-        limit = limits.get(key)
-        if limit is not None and done > limit:
-            raise UserError(
-                f"checkpoint {name} has done {done} of {limit} {key.removeprefix('max_')}: set "
-                f"train_cfg.{key} to more than that to continue its run"
-            )
 
 
 class _Skipped:

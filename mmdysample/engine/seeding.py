@@ -8,6 +8,7 @@ counting, without loading it.
 
 from __future__ import annotations
 
+import inspect
 import random
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
@@ -98,8 +99,11 @@ class PlacedBatchSampler(Sampler):
             as many passes as it takes.
         endless: the batches of pass after pass are one sequence (an iteration-based run): passes
             are counted here and the sampler is told. Otherwise somebody else calls ``set_epoch``.
-        drop_last: leave out a last batch that is not full.
+        drop_last: leave out a last batch that is not full, unless ``batch_sampler`` says otherwise.
         batch_sampler: config of a batch sampler, ``BatchSampler`` by default.
+
+    Raises:
+        UserError: ``drop_last`` with a batch sampler that cannot do it.
     """
 
     def __init__(
@@ -122,6 +126,9 @@ class PlacedBatchSampler(Sampler):
             self.batch_sampler = BatchSampler(sampler, batch_size, drop_last)
         else:
             place = dict(sampler=sampler, batch_size=batch_size)
+            if drop_last:
+                place["drop_last"] = True
+                _check_takes_drop_last(batch_sampler)
             self.batch_sampler = DATA_SAMPLERS.build(batch_sampler, default_args=place)
 
     def __len__(self) -> int:
@@ -164,3 +171,18 @@ class PlacedBatchSampler(Sampler):
             Draw(index, (self.seed, epoch, (drawn + i) * world_size + rank))
             for i, index in enumerate(batch)
         ]
+
+
+def _check_takes_drop_last(batch_sampler: dict) -> None:
+    kind = batch_sampler["type"]
+    if isinstance(kind, str):
+        with DATA_SAMPLERS.switch_scope_and_registry(None) as registry:
+            kind = registry.get(kind)
+    if kind is None:
+        return  # The registry says that it does not know the type.
+    taken = inspect.signature(kind).parameters.values()
+    if not any(each.name == "drop_last" or each.kind is each.VAR_KEYWORD for each in taken):
+        raise UserError(
+            f"drop_last=True in the dataloader cannot be had with {kind.__name__}, which has no "
+            "such argument: remove it or choose another batch_sampler"
+        )

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -10,70 +9,126 @@ from pathlib import Path
 
 import pytest
 
-from mmdysample.engine.launch import free_port, main
+from mmdysample.engine import launch
+from mmdysample.engine.launch import COMMAND_VARIABLE, main, resuming
 
 ROOT = Path(__file__).resolve().parents[2]
-
-
-def test_free_port_is_the_wanted_one_if_it_is_free():
-    with socket.socket() as probe:
-        probe.bind(("", 0))
-        port = probe.getsockname()[1]
-    assert free_port(port) == port
-
-
-def test_free_port_is_another_one_if_it_is_taken():
-    with socket.socket() as other:
-        other.bind(("", 0))
-        other.listen()
-        port = other.getsockname()[1]
-        found = free_port(port)
-    assert found not in (port, 0)
-    with socket.socket() as probe:
-        probe.bind(("", found))
+FREE_PORT = ["--rdzv-backend=c10d", "--rdzv-endpoint=localhost:0", "--local-addr=127.0.0.1"]
 
 
 @pytest.mark.parametrize("status", [0, 2, 130])
 def test_status_of_the_processes(status, tmp_path, capsys):
     script = tmp_path / "script.py"
     script.write_text(f"import sys; sys.exit({status})")
-    assert main(["--nproc_per_node=1", "--master_port=auto", str(script)]) == status
+    assert main(["--nproc-per-node=1", *FREE_PORT, str(script)]) == status
     assert "Traceback" not in capsys.readouterr().err
 
 
-def test_a_bug_stays_torchruns(tmp_path):
+def test_a_bug_stays_torchruns(tmp_path, capsys, monkeypatch):
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
+    monkeypatch.setenv(COMMAND_VARIABLE, "bash\ndist_train.sh\n")
     script = tmp_path / "script.py"
     script.write_text("raise KeyError('bug')")
     with pytest.raises(ChildFailedError):
-        main(["--nproc_per_node=1", "--master_port=auto", str(script)])
+        main(["--nproc-per-node=1", *FREE_PORT, str(script)])
+    assert "to continue" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("statuses", "killed"),
+    [
+        ({0: -15, 1: -9}, {1: 9}),
+        ({0: 1, 1: -9}, {1: 9}),
+        ({0: 1, 1: -15}, {}),
+        ({1: -15}, {1: 15}),
+        ({0: 1}, {}),
+    ],
+)
+def test_which_processes_were_killed(statuses, killed):
+    """torchrun itself ends the others by SIGTERM."""
+    assert launch._killed(statuses) == killed
+
+
+def test_killed_process_is_named_with_the_way_to_continue(tmp_path, capfd, monkeypatch):
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import os, signal, time\n"
+        "time.sleep(60) if os.environ['RANK'] == '0' else os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    monkeypatch.setenv(COMMAND_VARIABLE, "bash\ntools/dist_train.sh\nmy config.py\n2\n")
+    assert main(["--nproc-per-node=2", *FREE_PORT, str(script)]) == 1
+    errors = capfd.readouterr().err
+    assert "Traceback" not in errors
+    assert errors.splitlines()[-2:] == [
+        "error: process 1 of the run was ended by SIGKILL",
+        "to continue: bash tools/dist_train.sh 'my config.py' 2 --resume",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("command", "expected"),
+    [
+        ("t.sh c.py 2 --amp", "t.sh c.py 2 --amp --resume"),
+        ("t.sh c.py 2 --resume", "t.sh c.py 2 --resume"),
+        ("t.sh c.py 2 --resume old.pth --amp", "t.sh c.py 2 --amp --resume"),
+        ("t.sh c.py 2 --resume --amp", "t.sh c.py 2 --amp --resume"),
+        ("t.sh c.py 2 --resume=old.pth", "t.sh c.py 2 --resume"),
+    ],
+)
+def test_command_that_resumes(command, expected):
+    assert resuming(command.split()) == expected.split()
+
+
+def start(tmp_path: Path, text: str, processes: int) -> subprocess.Popen:
+    script = tmp_path / "script.py"
+    script.write_text(text)
+    call = [sys.executable, "-m", "mmdysample.engine.launch", f"--nproc-per-node={processes}"]
+    process = subprocess.Popen(
+        [*call, *FREE_PORT, script],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    end = time.time() + 120
+    while len(list(tmp_path.glob("started*"))) < processes:
+        assert time.time() < end
+        time.sleep(0.05)
+    return process
 
 
 def test_interrupt(tmp_path):
-    script = tmp_path / "script.py"
-    script.write_text(
+    text = (
         "import pathlib, sys, time\n"
         "pathlib.Path('started').touch()\n"
         "try:\n    time.sleep(60)\n"
         "except KeyboardInterrupt:\n    sys.exit(130)\n"
     )
-    call = [sys.executable, "-m", "mmdysample.engine.launch", "--master_port=auto", script]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    with subprocess.Popen(
-        call,
-        cwd=tmp_path,
-        env=environment,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    ) as process:
-        end = time.time() + 60
-        while not (tmp_path / "started").exists():
-            assert time.time() < end
-            time.sleep(0.05)
+    with start(tmp_path, text, 1) as process:
         # As a terminal does: to torchrun and its processes.
         os.killpg(process.pid, signal.SIGINT)
         errors = process.communicate(timeout=60)[1]
     assert process.returncode == 130
     assert "Traceback" not in errors
+    assert "to continue" not in errors
+
+
+def test_processes_of_a_killed_launcher_end(tmp_path):
+    """torchrun gives each a session of its own, which no signal to the launcher reaches."""
+    pytest.importorskip("mmengine", reason="needs mmengine: bash tools/setup_env.sh installs it")
+    text = (
+        "import os, pathlib, time\n"
+        "from mmdysample.engine.distributed import end_with_launcher\n"
+        "end_with_launcher()\n"
+        "pathlib.Path('started' + os.environ['RANK']).touch()\n"
+        "time.sleep(60)\n"
+    )
+    with start(tmp_path, text, 2) as process:
+        process.kill()
+        # Its standard error, which the two have inherited, ends when they do.
+        errors = process.communicate(timeout=30)[1]
+    assert errors.splitlines()[-1:] == [
+        "error: the launcher was ended, and this run with it; --resume continues training"
+    ]

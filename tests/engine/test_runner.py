@@ -150,6 +150,26 @@ def test_resumed_sees_what_was_left(tmp_path, by_epoch):
     assert torch.equal(rest.model.layer.weight, whole.model.layer.weight)
 
 
+@pytest.mark.parametrize("by_epoch", [True, False])
+def test_resuming_a_run_that_is_complete(tmp_path, by_epoch):
+    """Nothing is trained: said if the run is as long as the config wants, else an error."""
+    name, unit = ("max_epochs", "epochs") if by_epoch else ("max_iters", "iters")
+    hook = dict(checkpoint=dict(type="CheckpointHook", interval=2, by_epoch=by_epoch))
+    loop = {"by_epoch": by_epoch, name: 2}
+    runner(tmp_path / "w", train_cfg=loop, default_hooks=hook).train()
+    last = str(tmp_path / "w" / f"{unit.removesuffix('s')}_2.pth")
+
+    again = runner(tmp_path / "w", train_cfg=loop, load_from=last, resume=True)
+    again.train()
+    assert again.model.seen == []
+    sentence = f"--resume: all 2 {unit} of the run are done, so nothing is left to train on"
+    assert any(sentence in log.read_text() for log in (tmp_path / "w").glob("*/*.log"))
+
+    shorter = {**loop, name: 1}
+    with pytest.raises(UserError, match=f"2 {unit} behind it, and the config's {name} is 1"):
+        runner(tmp_path / "w", train_cfg=shorter, load_from=last, resume=True).train()
+
+
 def test_sync_bn_is_converted(tmp_path):
     made = runner(tmp_path / "w")
     assert not any(isinstance(module, nn.SyncBatchNorm) for module in made.model.modules())
@@ -326,7 +346,7 @@ def test_a_checkpoint_beyond_the_end_of_the_run(tmp_path):
     runner(tmp_path / "w").train()
     settings = dict(resume=True, load_from=str(tmp_path / "w" / "epoch_3.pth"))
     shorter = dict(by_epoch=True, max_epochs=2)
-    with pytest.raises(UserError, match=r"has done 3 of 2 epochs: set train_cfg.max_epochs"):
+    with pytest.raises(UserError, match="has 3 epochs behind it, and the config's max_epochs is 2"):
         runner(tmp_path / "w", train_cfg=shorter, **settings).train()
 
 

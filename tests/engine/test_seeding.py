@@ -172,6 +172,31 @@ def test_other_batch_samplers():
     assert [[d.index for d in batch] for batch in placed] == [[2, 1, 0], [5, 4, 3]]
 
 
+class OwnSampler(BatchSampler):
+    """Takes no drop_last."""
+
+    def __init__(self, sampler, batch_size):
+        super().__init__(sampler, batch_size, False)
+
+
+@pytest.mark.parametrize("own", [{}, dict(drop_last=False)])
+def test_drop_last_reaches_another_batch_sampler(own):
+    """7 samples in batches of 3; what the batch sampler's own config says counts more."""
+    sampler = DefaultSampler(Noisy(), shuffle=False)
+    config = dict(type=BatchSampler, **own)
+    placed = PlacedBatchSampler(sampler, 3, seed=1, drop_last=True, batch_sampler=config)
+    assert [len(batch) for batch in placed] == [3, 3] + [1] * bool(own)
+    assert len(placed) == 2 + bool(own)
+
+
+def test_drop_last_that_a_batch_sampler_does_not_take():
+    sampler = DefaultSampler(Noisy(), shuffle=False)
+    config = dict(type=OwnSampler)
+    assert len(PlacedBatchSampler(sampler, 3, seed=1, batch_sampler=config)) == 3
+    with pytest.raises(UserError, match=r"drop_last=True .* with OwnSampler"):
+        PlacedBatchSampler(sampler, 3, seed=1, drop_last=True, batch_sampler=config)
+
+
 def test_stands_in_for_its_data_set():
     dataset = Noisy()
     placed = PlacedDataset(dataset)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pickle
 import socket
@@ -16,7 +17,6 @@ pytest.importorskip("mmdet", reason="needs mmdet: bash tools/setup_env.sh instal
 pytest.importorskip("mmseg", reason="needs mmseg: bash tools/setup_env.sh installs it")
 
 from mmdysample.engine.checkpoint import load_checkpoint_file
-from mmdysample.engine.launch import DEFAULT_PORT, free_port
 from tests.engine.toy import write_config
 from tests.engine.zygote import ROOT, TEST, TRAIN
 from tools.model_zoo.dumps import read_dump
@@ -31,6 +31,15 @@ train_dataloader.update(sampler=dict(type="DefaultSampler", shuffle=True), drop_
 train_cfg = dict(type="IterBasedTrainLoop", max_iters=4, val_begin=100)
 default_hooks["checkpoint"]["interval"] = 4
 randomness = dict(seed=5)
+custom_imports["imports"].append("threads_at_exit")
+"""
+THREADS_AT_EXIT = """
+import atexit, pathlib
+
+@atexit.register
+def show():
+    names = [path.read_text().strip() for path in pathlib.Path("/proc/self/task").glob("*/comm")]
+    print("threads:", *names, flush=True)
 """
 
 
@@ -51,17 +60,25 @@ def two_processes(tmp_path_factory, toy_data):
     """A folder with ``config.py`` and the work dir of two processes with two samples each."""
     folder = tmp_path_factory.mktemp("dist")
     config = write_config("segmentor", toy_data, folder / "config.py", COMPARABLE)
-    # The usual port is taken by somebody else.
-    with socket.socket() as other:
-        other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            other.bind(("", DEFAULT_PORT))
-            other.listen()
-        except OSError:
-            assert free_port() != DEFAULT_PORT
-        run = call("dist_train.sh", config, 2, "--work-dir", "two", cwd=folder)
+    (folder / "threads_at_exit.py").write_text(THREADS_AT_EXIT)
+    # The usual port is taken by somebody, us or another program.
+    with socket.socket() as other, contextlib.suppress(OSError):
+        other.bind(("", 29500))
+        other.listen()
+        run = call(
+            *("dist_train.sh", config, 2, "--work-dir", "two"), cwd=folder, PYTHONPATH=str(folder)
+        )
     assert run.returncode == 0, run.stderr
+    (folder / "stdout.txt").write_text(run.stdout)
     return folder
+
+
+def test_no_thread_of_the_process_group_sees_the_end(two_processes):
+    """One that then lets go of a tensor aborts the process."""
+    lines = (two_processes / "stdout.txt").read_text().splitlines()
+    threads = [line for line in lines if line.startswith("threads: ")]
+    assert len(threads) == 2
+    assert not any("gloo" in line for line in threads)
 
 
 def test_equals_one_process(two_processes, zygote):
@@ -69,7 +86,7 @@ def test_equals_one_process(two_processes, zygote):
         *(TRAIN, "config.py", "--work-dir", "one", "--cfg-options"),
         "train_dataloader.batch_size=4",
         cwd=two_processes,
-        env=dict(CUDA_VISIBLE_DEVICES=""),
+        env=dict(CUDA_VISIBLE_DEVICES="", PYTHONPATH=str(two_processes)),
     )
     assert run.status == 0, run.stderr
     one, two = (
@@ -96,6 +113,7 @@ def test_dist_test_equals_one_process(two_processes, zygote):
     run = call(
         *("dist_test.sh", "config.py", checkpoint, 2, "--work-dir", "scores", "--out", "labels"),
         cwd=two_processes,
+        PYTHONPATH=str(two_processes),
     )
     assert run.returncode == 0, run.stderr
     assert len(list((two_processes / "labels").iterdir())) == 6
@@ -104,7 +122,7 @@ def test_dist_test_equals_one_process(two_processes, zygote):
     alone = zygote.run(
         *(TEST, "config.py", checkpoint, "--work-dir", "alone"),
         cwd=two_processes,
-        env=dict(CUDA_VISIBLE_DEVICES=""),
+        env=dict(CUDA_VISIBLE_DEVICES="", PYTHONPATH=str(two_processes)),
     )
     assert alone.status == 0, alone.stderr
     scores = [
@@ -118,7 +136,8 @@ def test_dist_test_equals_one_process(two_processes, zygote):
 
 def test_detector(toy_data, zygote, tmp_path):
     """Trained by two processes; what two find in the pictures is what one finds."""
-    write_config("detector", toy_data, tmp_path / "config.py")
+    # On a GPU it would make SyncBatchNorm of the backbone's BatchNorm.
+    write_config("detector", toy_data, tmp_path / "config.py", 'sync_bn = "torch"\n')
     train = ("--work-dir", "w", "--cfg-options", "train_cfg.max_epochs=1")
     run = call("dist_train.sh", "config.py", 2, *train, cwd=tmp_path)
     assert run.returncode == 0, run.stderr
@@ -171,18 +190,34 @@ def test_wrong_arguments(script, arguments, says, tmp_path):
 
 
 def test_several_nodes_are_handed_to_torchrun(tmp_path):
-    """With a stand-in for Python that prints its arguments."""
-    fake = tmp_path / "python"
-    fake.write_text('#!/usr/bin/env bash\nprintf "%s\\n" "$@"\n')
-    fake.chmod(0o755)
+    """With a stand-in for Python that prints its arguments and the command to continue."""
     nodes = dict(NNODES="2", NODE_RANK="1", MASTER_ADDR="10.0.0.1", PORT="1234")
-    run = call(
-        *("dist_train.sh", "a config.py", 4, "--work-dir", "a b"),
-        cwd=tmp_path,
-        **{**nodes, "PYTHON": str(fake)},
-    )
+    run = call_stand_in(tmp_path, *("a config.py", 4, "--work-dir", "a b"), **nodes)
     assert run.stdout.splitlines() == [
-        *("-m", "mmdysample.engine.launch", "--nnodes=2", "--node_rank=1"),
-        *("--master_addr=10.0.0.1", "--nproc_per_node=4", "--master_port=1234"),
+        *("-m", "mmdysample.engine.launch", "--nnodes=2", "--nproc-per-node=4"),
+        *("--node-rank=1", "--master-addr=10.0.0.1", "--master-port=1234"),
         *(str(TRAIN), "a config.py", "--launcher", "pytorch", "--work-dir", "a b"),
+        *("bash", str(ROOT / "tools" / "dist_train.sh"), "a config.py", "4", "--work-dir", "a b"),
     ]
+
+
+@pytest.mark.parametrize(
+    ("variables", "expected"),
+    [
+        ({}, ["--rdzv-backend=c10d", "--rdzv-endpoint=localhost:0", "--local-addr=127.0.0.1"]),
+        (
+            dict(PORT="1234"),
+            ["--node-rank=0", "--master-addr=127.0.0.1", "--master-port=1234"],
+        ),
+    ],
+)
+def test_port_of_one_node(variables, expected, tmp_path):
+    run = call_stand_in(tmp_path, "c.py", 1, **variables)
+    assert run.stdout.splitlines()[4:7] == expected
+
+
+def call_stand_in(folder: Path, *arguments: object, **variables: str):
+    fake = folder / "python"
+    fake.write_text('#!/usr/bin/env bash\nprintf "%s\\n" "$@"\nprintf "%s" "$MMDYSAMPLE_COMMAND"\n')
+    fake.chmod(0o755)
+    return call("dist_train.sh", *arguments, cwd=folder, **variables, PYTHON=str(fake))

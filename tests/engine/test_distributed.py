@@ -1,0 +1,94 @@
+"""Processes that end with their launcher, and the end of a process group."""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("mmengine", reason="needs mmengine: bash tools/setup_env.sh installs it")
+
+from torch import distributed, nn
+
+from mmdysample.engine.distributed import end_with_launcher, leave_process_group
+
+
+def rank_of_a_launcher(**environment: str) -> tuple[int, int]:
+    """A process that is a launcher, with a child that watches it.
+
+    Returns the launcher's id, and a descriptor at whose end the child has ended.
+    """
+    reader, writer = os.pipe()
+    launcher = os.fork()
+    if launcher == 0:
+        os.setpgid(0, 0)
+        if os.fork() == 0:
+            os.environ.update(environment)
+            end_with_launcher(seconds=0.01)
+            os.write(writer, b".")
+        else:
+            os.close(writer)
+        time.sleep(60)
+        os._exit(0)
+    os.close(writer)
+    assert os.read(reader, 1) == b"."
+    return launcher, reader
+
+
+def has_ended(reader: int, seconds: float) -> bool:
+    ready, _, _ = select.select([reader], [], [], seconds)
+    return bool(ready)
+
+
+@pytest.mark.parametrize("rank", ["0", "1"])
+def test_rank_ends_with_a_killed_launcher(capfd, rank):
+    environment = dict(TORCHELASTIC_RUN_ID="none", RANK=rank)
+    launcher, reader = rank_of_a_launcher(**environment)
+    assert not has_ended(reader, 0.1)
+    os.kill(launcher, signal.SIGKILL)
+    os.waitpid(launcher, 0)
+    assert has_ended(reader, 30)
+    os.close(reader)
+    lines = capfd.readouterr().err.splitlines()
+    sentence = "error: the launcher was ended, and this run with it; --resume continues training"
+    assert lines == ([sentence] if rank == "0" else [])
+
+
+def test_a_process_that_torchrun_did_not_start_stays():
+    """Such as one in the background of a shell that is closed."""
+    launcher, reader = rank_of_a_launcher()
+    os.kill(launcher, signal.SIGKILL)
+    os.waitpid(launcher, 0)
+    assert not has_ended(reader, 0.2)
+    os.killpg(launcher, signal.SIGKILL)
+    assert has_ended(reader, 30)
+    os.close(reader)
+
+
+def test_no_thread_of_a_process_group_is_left(tmp_path):
+    """Also if a wrapped model that refers to itself still holds the group."""
+    pid = os.fork()
+    if pid == 0:
+        status = 1
+        try:
+            store = f"file://{tmp_path / 'store'}"
+            distributed.init_process_group("gloo", init_method=store, rank=0, world_size=1)
+            model = nn.parallel.DistributedDataParallel(nn.Linear(2, 2))
+            model.itself = [model]
+            assert any("gloo" in name for name in thread_names())
+            del model
+            leave_process_group()
+            assert not any("gloo" in name for name in thread_names())
+            leave_process_group()
+            status = 0
+        finally:
+            os._exit(status)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+
+
+def thread_names() -> list[str]:
+    return [path.read_text().strip() for path in Path("/proc/self/task").glob("*/comm")]

@@ -1,0 +1,91 @@
+"""Two training runs in one work dir: the second is told, the first does not notice."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("mmengine", reason="needs mmengine: bash tools/setup_env.sh installs it")
+
+from mmdysample.engine.errors import UserError
+from mmdysample.engine.lock import only_run_in
+from tests.engine.test_runner import names, runner
+
+
+@contextlib.contextmanager
+def other_run(work_dir: Path, workers: int = 0) -> Iterator[int]:
+    """Another process that trains there, with processes of its own that outlive it."""
+    reader, writer = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        os.setpgid(0, 0)
+        with only_run_in(str(work_dir)):
+            for _ in range(workers):
+                if os.fork() == 0:
+                    break
+            os.write(writer, b".")
+            time.sleep(60)
+        os._exit(0)
+    try:
+        assert os.read(reader, 1) == b"."
+        yield pid
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(pid, signal.SIGKILL)
+        with contextlib.suppress(ChildProcessError):
+            os.waitpid(pid, 0)
+
+
+def test_second_run_is_refused(tmp_path):
+    (tmp_path / "epoch_1.pth.tmp").write_bytes(b"the first run is writing this")
+    with (
+        other_run(tmp_path),
+        pytest.raises(UserError, match=f"another training run is at work in work dir {tmp_path}"),
+    ):
+        runner(tmp_path).train()
+    assert names(tmp_path) == ["epoch_1.pth.tmp"]
+
+
+def test_lock_ends_with_a_killed_run(tmp_path):
+    """At once, though a worker of its data loader is still there."""
+    with other_run(tmp_path, workers=1) as pid:
+        with pytest.raises(UserError), only_run_in(str(tmp_path)):
+            pass
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+        with only_run_in(str(tmp_path)):
+            pass
+
+
+def test_another_work_dir_is_free(tmp_path):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    with other_run(tmp_path / "a"), only_run_in(str(tmp_path / "b")):
+        pass
+
+
+def test_run_after_run(tmp_path):
+    """The lock ends with a run that has failed as with one that has not."""
+    for _ in range(2):
+        with pytest.raises(KeyError), only_run_in(str(tmp_path)):
+            raise KeyError
+    runner(tmp_path).train()
+    assert "epoch_3.pth" in names(tmp_path)
+
+
+def test_file_system_without_locks(tmp_path, monkeypatch):
+    import errno
+    import fcntl
+
+    def fail(*_):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "lockf", fail)
+    with only_run_in(str(tmp_path)):
+        pass
