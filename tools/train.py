@@ -6,6 +6,7 @@ import sys
 
 from mmdysample.engine.arguments import parse, tool_parser
 from mmdysample.engine.checkpoint import install_safe_loading
+from mmdysample.engine.checks import TRAINING, check_config
 from mmdysample.engine.config import (
     NEEDED_TO_TRAIN,
     enable_amp,
@@ -14,7 +15,7 @@ from mmdysample.engine.config import (
     load_config,
     set_work_dir,
 )
-from mmdysample.engine.errors import add_hint, run_tool
+from mmdysample.engine.errors import add_hint, doing, run_tool
 from mmdysample.engine.families import family_of
 from mmdysample.engine.resume import can_continue, command_to_continue, plan_resume
 from mmdysample.engine.runner import build_runner
@@ -44,6 +45,7 @@ def main() -> None:
     args = parse_args()
     cfg = load_config(args.config, args.cfg_options, NEEDED_TO_TRAIN)
     family_of(cfg).prepare()
+    check_config(cfg, TRAINING)
     if args.amp:
         enable_amp(cfg)
     if args.auto_scale_lr:
@@ -53,7 +55,10 @@ def main() -> None:
     plan_resume(cfg, args.resume)
     fit_to_machine(cfg, args.launcher)
     try:
-        build_runner(cfg).train()
+        with doing(f"building the model and the hooks of {args.config}"):
+            runner = build_runner(cfg)
+        with doing(f"training {args.config}"):
+            runner.train()
     except (KeyboardInterrupt, OSError) as error:
         if can_continue(cfg):
             again = command_to_continue(["python", *sys.argv], args.resume)
