@@ -37,6 +37,8 @@ class CfgOptions(argparse.Action):
 def parse_value(text: str) -> Any:
     """The value that ``text`` writes; ValueError if its brackets or quotes do not match."""
     text = text.strip()
+    if "," not in text and text[:1] not in (*_PAIRS, *_QUOTES):
+        return _parse_word(text)
     parts = _split(text)
     if len(parts) > 1:
         return _parse_all(parts)

@@ -88,7 +88,8 @@ def _check_loader(name: str, settings: Mapping) -> None:
 
 def check_batches(loader: DataLoader) -> None:
     """Raise UserError for a dataloader that drops what there is: one batch that is not full."""
-    endless = not isinstance(loader.sampler, (DefaultSampler, RandomSampler, SequentialSampler))
+    sampler = getattr(loader.batch_sampler, "sampler", loader.sampler)
+    endless = not isinstance(sampler, (DefaultSampler, RandomSampler, SequentialSampler))
     if endless or len(loader) > 0 or len(loader.dataset) == 0:
         return
     size = getattr(loader.batch_sampler, "batch_size", None)
