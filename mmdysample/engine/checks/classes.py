@@ -60,8 +60,9 @@ def _check_head(head: Part, wanted: dict[str, int], dataset: str) -> None:
         del given["num_classes"]
     for name, number in given.items():
         if number is not None and number != wanted[name]:
+            what = name.removeprefix("num_").replace("_", " ")  # "stuff classes"
             raise UserError(
-                f"{head.place}.{name} is {number}, but {dataset} has {wanted[name]} such classes: "
+                f"{head.place}.{name} is {number}, but {dataset} has {wanted[name]} {what}: "
                 f"set {name}={wanted[name]}"
             )
 

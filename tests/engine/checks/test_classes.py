@@ -63,7 +63,7 @@ def test_fit(dataset, heads):
         (
             dict(type="CocoPanopticDataset"),
             dict(panoptic_head=dict(type="MaskFormerHead", num_things_classes=133)),
-            "num_things_classes is 133.*80 such classes",
+            "num_things_classes is 133.*80 things classes",
         ),
     ],
     ids=str,
