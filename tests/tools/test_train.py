@@ -107,7 +107,13 @@ def test_validation_and_best_checkpoint(segmentor, zygote, tmp_path):
 
 
 def test_interrupt_says_how_to_continue(segmentor, zygote, tmp_path):
-    options = ["--work-dir", "w", "--cfg-options", "train_cfg.max_iters=10000", "experiment_name=a b"]
+    options = [
+        "--work-dir",
+        "w",
+        "--cfg-options",
+        "train_cfg.max_iters=10000",
+        "experiment_name=a b",
+    ]
     pid = zygote.start(TRAIN, segmentor, *options, cwd=tmp_path)
     wait_for(tmp_path / "w", "last_checkpoint")
     # As a terminal does: to the run and its workers.
