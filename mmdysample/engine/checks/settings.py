@@ -137,7 +137,7 @@ _ACCEPTED = {
     },
     "train_cfg.max_epochs": _LENGTH,
     "train_cfg.max_iters": _LENGTH,
-    "train_cfg.val_interval": _COUNT,
+    "train_cfg.val_interval": _LENGTH,
     "optim_wrapper.optimizer.lr": _NUMBER,
     "optim_wrapper.optimizer.weight_decay": _NUMBER,
     "randomness.seed": _SEED,

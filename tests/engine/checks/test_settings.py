@@ -22,7 +22,7 @@ from mmdysample.errors import UserError
         {},
         dict(train_dataloader=None, train_cfg=None, randomness=None),
         # `--cfg-options train_cfg.max_iters=1e5` is a float, which mmengine takes.
-        dict(train_cfg=dict(max_iters=1e5, val_interval=100)),
+        dict(train_cfg=dict(max_iters=1e5, val_interval=1e2)),
         dict(randomness=dict(seed=None), optim_wrapper=dict(optimizer=dict(lr=0))),
         dict(randomness=dict(seed=2**32 - 1)),
         dict(train_dataloader=dict(dataset={}, num_workers=0, persistent_workers=False)),
