@@ -286,7 +286,7 @@ def _check_keys(part: Part) -> None:
         return
     ours = package_of(part.cls) == "mmdysample"
     taken, needed, others = _arguments(part.cls)
-    exact = ours or (part.kind.given is not None and not others)
+    exact = not others and (ours or part.kind.given is not None)
     accepted = taken.union(part.kind.taken_out, ("type", "_scope_"))
     name = getattr(part.cls, "__name__", str(part.cls))
     for key in part.settings:
@@ -304,21 +304,22 @@ def _check_keys(part: Part) -> None:
 def _arguments(cls: Callable) -> tuple[set[str], list[str], bool]:
     """Names of the arguments that a class takes, of those that it needs, and may it take others?
 
-    The first ``__init__`` says that of itself, unless it has ``**kwargs``, which mostly go to the
-    ``__init__`` that comes next. Ours hand all of them on and give none themselves.
+    ``**kwargs`` mostly go to the ``__init__`` that comes next, but may go elsewhere or nowhere.
+    Ours hand all of them on and give none themselves.
     """
     if not inspect.isclass(cls):
         return _of_signature(cls)
-    inits = [vars(base)["__init__"] for base in cls.__mro__[:-1] if "__init__" in vars(base)]
-    taken, needed, others = _of_signature(inits[0]) if inits else (set(), [], False)
-    open_ended = others
-    for init in inits[1:]:
+    taken: set[str] = set()
+    needed: list[str] = []
+    others = False
+    for number, base in enumerate(b for b in cls.__mro__[:-1] if "__init__" in vars(b)):
+        names, required, open_ended = _of_signature(vars(base)["__init__"])
+        if number == 0 or package_of(cls) == "mmdysample":
+            needed += required
+        taken |= names
         if not open_ended:
             break
-        names, required, open_ended = _of_signature(init)
-        taken |= names
-        if package_of(cls) == "mmdysample":
-            needed = needed + required
+        others = others or package_of(base) != "mmdysample"
     return taken, needed, others
 
 
