@@ -566,7 +566,7 @@ LIBRARY = {
     "wrong-channels": (lambda: DySample(16)(torch.zeros(1, 8, 4, 4)), "16"),
     "wrong-rank": (lambda: DySample(16)(torch.zeros(16, 4, 4)), "16, 4, 4"),
     "wrong-dtype": (lambda: DySample(16)(torch.zeros(1, 16, 4, 4, dtype=torch.int64)), "int64"),
-    "size-too-large": (lambda: DySample(16)(FEATURE, size=(9, 8)), "9"),
+    "size-too-large": (lambda: DySample(16)(FEATURE, size=(10, 8)), "10"),
     "size-too-small": (lambda: DySample(16)(FEATURE, size=(6, 8)), "6"),
     "guide-of-another-batch": (lambda: DySample(16)(FEATURE, torch.zeros(2, 16, 8, 8)), "guide"),
     "guide-of-another-size": (lambda: DySample(16)(FEATURE, torch.zeros(1, 16, 12, 12)), "12"),

@@ -290,7 +290,8 @@ def _check_keys(part: Part) -> None:
     accepted = taken.union(part.kind.taken_out, ("type", "_scope_"))
     name = getattr(part.cls, "__name__", str(part.cls))
     for key in part.settings:
-        if key not in accepted and (exact or _slip(key, taken)):
+        cut_short = ours and any(known.startswith(f"{key}_") for known in taken)
+        if key not in accepted and (exact or cut_short or _slip(key, taken)):
             raise UserError(
                 f"{part.place}: {name} has no argument {key!r}{did_you_mean(key, taken)}"
             )
