@@ -13,7 +13,7 @@ from mmdysample import (
     register_upsampler,
     registry,
 )
-from mmdysample.registry import get_upsampler
+from mmdysample.registry import did_you_mean, get_upsampler
 
 
 def test_registered_names_are_class_names():
@@ -110,6 +110,24 @@ def test_an_unknown_name_is_answered_with_the_nearest(name):
     message = rf"unknown upsampler '{name}' \(did you mean 'DySample'\?\); registered are {names}"
     with pytest.raises(ValueError, match=message):
         build_upsampler(dict(type=name), 8)
+
+
+@pytest.mark.parametrize(
+    ("name", "known", "nearest"),
+    [
+        # What the authors' DySample calls it, not the nearest in letters.
+        ("scale", ["style", "scale_factor"], "scale_factor"),
+        ("map", ["map_50", "mAP"], "mAP"),
+        ("group", ["groups", "dyscope"], "groups"),
+    ],
+)
+def test_did_you_mean(name, known, nearest):
+    assert did_you_mean(name, known) == f" (did you mean {nearest!r}?)"
+
+
+def test_the_authors_argument_is_answered_with_ours():
+    with pytest.raises(TypeError, match=r"no argument 'scale' .*did you mean 'scale_factor'"):
+        DySample(64, scale=2)
 
 
 def test_an_unknown_name_like_none_other_is_answered_with_all():

@@ -7,9 +7,10 @@ import sys
 
 from mmdysample.engine.arguments import parse, tool_parser
 from mmdysample.engine.checkpoint import check_checkpoint_file, install_safe_loading
+from mmdysample.engine.checks import TESTING, check_config
 from mmdysample.engine.config import NEEDED_TO_TEST, fit_to_machine, load_config, set_work_dir
 from mmdysample.engine.distributed import leave_process_group
-from mmdysample.engine.errors import run_tool
+from mmdysample.engine.errors import doing, run_tool
 from mmdysample.engine.families import family_of, visualization_hook
 from mmdysample.engine.runner import build_runner
 from mmdysample.errors import UserError
@@ -40,6 +41,7 @@ def main() -> None:
     cfg = load_config(args.config, args.cfg_options, NEEDED_TO_TEST)
     family = family_of(cfg)
     family.prepare()
+    check_config(cfg, TESTING)
     if "://" not in args.checkpoint:
         check_checkpoint_file(args.checkpoint)
     cfg.load_from, cfg.resume = args.checkpoint, False
@@ -59,7 +61,11 @@ def main() -> None:
         family.augment(cfg)
     install_safe_loading()
     fit_to_machine(cfg, args.launcher)
-    build_runner(cfg).test()
+    with doing(f"building the model and the hooks of {args.config}"):
+        runner = build_runner(cfg)
+    with doing(f"testing {args.config}"):
+        runner.test()
+    del runner  # it holds the process group
     leave_process_group()
 
 

@@ -6,6 +6,7 @@ import sys
 
 from mmdysample.engine.arguments import parse, tool_parser
 from mmdysample.engine.checkpoint import install_safe_loading
+from mmdysample.engine.checks import TRAINING, check_config
 from mmdysample.engine.config import (
     NEEDED_TO_TRAIN,
     enable_amp,
@@ -15,7 +16,7 @@ from mmdysample.engine.config import (
     set_work_dir,
 )
 from mmdysample.engine.distributed import leave_process_group
-from mmdysample.engine.errors import add_hint, run_tool
+from mmdysample.engine.errors import add_hint, doing, run_tool
 from mmdysample.engine.families import family_of
 from mmdysample.engine.resume import can_continue, command_to_continue, plan_resume
 from mmdysample.engine.runner import build_runner
@@ -45,6 +46,7 @@ def main() -> None:
     args = parse_args()
     cfg = load_config(args.config, args.cfg_options, NEEDED_TO_TRAIN)
     family_of(cfg).prepare()
+    check_config(cfg, TRAINING)
     if args.amp:
         enable_amp(cfg)
     if args.auto_scale_lr:
@@ -54,7 +56,10 @@ def main() -> None:
     checkpoint = plan_resume(cfg, args.resume)
     fit_to_machine(cfg, args.launcher)
     try:
-        build_runner(cfg, checkpoint).train()
+        with doing(f"building the model and the hooks of {args.config}"):
+            runner = build_runner(cfg, checkpoint)
+        with doing(f"training {args.config}"):
+            runner.train()
     except (KeyboardInterrupt, OSError) as error:
         if can_continue(cfg):
             again = command_to_continue(["python", *sys.argv], args.resume)
@@ -62,6 +67,7 @@ def main() -> None:
                 again = "the same command with --resume"
             add_hint(error, f"to continue: {again}")
         raise
+    del runner  # it holds the process group
     leave_process_group()
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 import os
 
-from mmdysample.engine.config import CfgOptions
 from mmdysample.engine.errors import ArgumentParser
+from mmdysample.engine.options import HELP, CfgOptions
 
 
 def tool_parser(description: str | None, *, work_dir: str, example: str) -> ArgumentParser:
@@ -19,14 +19,13 @@ def tool_parser(description: str | None, *, work_dir: str, example: str) -> Argu
     """
     parser = ArgumentParser(description=description)
     parser.add_argument("config", help="config file")
-    parser.add_argument("--work-dir", help=f"folder for {work_dir}")
+    parser.add_argument("--work-dir", help=f"directory for {work_dir}")
     parser.add_argument(
         "--cfg-options",
         nargs="+",
         action=CfgOptions,
         metavar="KEY=VALUE",
-        help=f"settings that replace those of the config, such as {example}; "
-        'a list is KEY="[a,b]" or KEY=a,b, nested KEY="[(a,b),(c,d)]", without white space',
+        help=f"settings that replace those of the config, such as {example}; {HELP}",
     )
     parser.add_argument(
         "--launcher",

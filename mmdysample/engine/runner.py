@@ -18,7 +18,9 @@ from torch import nn
 
 from mmdysample.engine.atomic import replacing
 from mmdysample.engine.checkpoint import load_checkpoint, load_weights, weights_of
+from mmdysample.engine.checks import check_batches
 from mmdysample.engine.data import check_evaluator
+from mmdysample.engine.errors import doing
 from mmdysample.engine.hooks import LosslessCheckpointHook, SeedEachIteration
 from mmdysample.engine.lock import only_run_in
 from mmdysample.engine.nonfinite import StopOnNonFiniteLoss, check_weights
@@ -59,7 +61,10 @@ class RestartableRunner(Runner):
         if isinstance(dataloader, dict):
             dataset = dict(type=PlacedDataset, dataset=dataloader["dataset"])
             dataloader = {**dataloader, "dataset": dataset}
-        return Runner.build_dataloader(dataloader, seed, diff_rank_seed)
+        with doing("building a data set and its dataloader"):
+            built = Runner.build_dataloader(dataloader, seed, diff_rank_seed)
+        check_batches(built)
+        return built
 
     def build_val_loop(self, loop):
         check_evaluator(self._val_evaluator, self._val_dataloader)

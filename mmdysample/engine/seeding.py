@@ -20,7 +20,7 @@ from mmengine.registry import DATA_SAMPLERS
 from torch.utils.data import BatchSampler, Sampler
 
 from mmdysample.engine.data import build_data_set
-from mmdysample.engine.errors import UserError, explain
+from mmdysample.errors import UserError
 
 
 class Draw(NamedTuple):
@@ -73,19 +73,21 @@ class PlacedDataset:
             seed_everything(*draw.place)
         try:
             return self._wrapped[index]
-        except Exception as error:
-            sentence = explain(error) or self._unreadable(index, error)
-            if sentence is None:
+        except OSError as error:
+            files = self._files(index)
+            # A decoder mostly does not say which file it complains of.
+            if not files or error.filename not in (None, *files):
                 raise
-            raise UserError(sentence) from error
+            raise UserError(
+                f"sample {index} ({', '.join(files)}) cannot be read: {error}"
+            ) from error
 
-    def _unreadable(self, index: Any, error: Exception) -> str | None:
-        """A decoder's complaint that does not say which file it is about."""
-        if not isinstance(error, OSError) or not hasattr(self._wrapped, "get_data_info"):
-            return None
+    def _files(self, index: Any) -> list[str]:
+        """The files of a sample, none if the data set does not say."""
+        if not hasattr(self._wrapped, "get_data_info"):
+            return []
         info = self._wrapped.get_data_info(index)
-        files = [info[key] for key in ("img_path", "seg_map_path") if info.get(key)]
-        return f"sample {index} ({', '.join(files)}) cannot be read: {error}"
+        return [info[key] for key in ("img_path", "seg_map_path") if info.get(key)]
 
 
 class PlacedBatchSampler(Sampler):

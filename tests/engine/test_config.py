@@ -1,47 +1,52 @@
 from __future__ import annotations
 
+import copy
+import inspect
+import sys
+
 import pytest
 
 pytest.importorskip("mmengine", reason="needs mmengine: bash tools/setup_env.sh installs it")
 
 from mmengine.config import Config
 
-from mmdysample.engine.config import check_operators, check_settings
-from mmdysample.engine.errors import UserError
+from mmdysample.engine.config import check_operators, load_config
+from mmdysample.errors import UserError
 
 
-@pytest.mark.parametrize(
-    "settings",
-    [
-        {},
-        dict(train_dataloader=None, train_cfg=None, randomness=None),
-        # `--cfg-options train_cfg.max_iters=1e5` is a float, which mmengine takes.
-        dict(train_cfg=dict(max_iters=1e5, val_interval=100)),
-        dict(randomness=dict(seed=None), optim_wrapper=dict(optimizer=dict(lr=0))),
-        dict(randomness=dict(seed=2**32 - 1)),
-    ],
-    ids=str,
-)
-def test_accepted(settings):
-    check_settings(Config(settings))
+def test_spaces_of_options_arrive(tmp_path):
+    path = tmp_path / "config.py"
+    path.write_text("train_dataloader = dict(dataset=dict(data_root='x'))\n")
+    options = {"train_dataloader.dataset.data_root": "my shapes"}
+    cfg = load_config(str(path), options, ())
+    assert cfg.train_dataloader.dataset.data_root == "my shapes"
 
 
-@pytest.mark.parametrize(
-    ("settings", "named"),
-    [
-        (dict(train_cfg=dict(max_iters=1.5)), "train_cfg.max_iters"),
-        (dict(train_cfg=dict(max_epochs=float("inf"))), "train_cfg.max_epochs"),
-        (dict(val_dataloader=dict(dataset={}, num_workers=-1)), "val_dataloader.num_workers"),
-        (dict(test_dataloader=dict(batch_size=1)), "test_dataloader"),
-        (dict(train_dataloader=dict(dataset={}, batch_size=True)), "batch_size"),
-        (dict(randomness=dict(seed=2**32)), "randomness.seed"),
-        (dict(optim_wrapper=dict(optimizer=dict(weight_decay="0.1"))), "optimizer.weight_decay"),
-    ],
-    ids=str,
-)
-def test_refused(settings, named):
-    with pytest.raises(UserError, match=named):
-        check_settings(Config(settings))
+def test_bases_in_a_circle(tmp_path):
+    (tmp_path / "a.py").write_text("_base_ = 'b.py'\n")
+    (tmp_path / "b.py").write_text("_base_ = 'a.py'\n")
+    limit = sys.getrecursionlimit()
+    sys.setrecursionlimit(len(inspect.stack(0)) + 100)  # to be quick
+    try:
+        with pytest.raises(UserError, match=r"a.py cannot be read: .*`_base_`.* back to it"):
+            load_config(str(tmp_path / "a.py"), None, ())
+    finally:
+        sys.setrecursionlimit(limit)
+
+
+def test_the_text_of_a_config_is_not_formatted(tmp_path, monkeypatch):
+    """An interrupt during yapf's seconds ends in mmengine's bare except."""
+    path = tmp_path / "config.py"
+    path.write_text("a = dict(b=[1, dict(c=2)], d='x y')\ncustom = ('p', )\n")
+
+    def interrupted(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("mmengine.config.config.FormatCode", interrupted)
+    cfg = load_config(str(path), None, ())
+    again = Config.fromstring(copy.deepcopy(cfg).pretty_text, ".py")
+    assert again.to_dict() == dict(a=dict(b=[1, dict(c=2)], d="x y"), custom=("p",))
+    assert (cfg.filename, cfg.text) == (str(path), Config.fromfile(path).text)
 
 
 @pytest.mark.parametrize("scope", ["mmdet", "mmseg"])

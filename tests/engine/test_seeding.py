@@ -244,11 +244,11 @@ class Unreadable(Noisy):
 
 @pytest.mark.parametrize("workers", [0, 1])
 def test_errors_name_the_sample(workers):
-    from mmdysample.engine.errors import explain
+    from mmdysample.engine.errors import sentence_of
 
     with pytest.raises(UserError) as caught:
         list(loader(DefaultSampler(Unreadable(), shuffle=False), workers))
-    assert explain(caught.value) == (
+    assert sentence_of(caught.value) == (
         "sample 0 (images/0.jpg) cannot be read: image file is truncated"
     )
 

@@ -93,7 +93,6 @@ def _serve() -> None:
 
     for module in _MODULES:
         importlib.import_module(module)
-    _leave_configs_unformatted()
     # mmengine collects garbage by hand: let it not go through all of these modules each time.
     gc.collect()
     gc.freeze()
@@ -118,13 +117,6 @@ def _serve() -> None:
             answer = dict(pid=pid)
         answers.write(json.dumps(answer) + "\n")
         answers.flush()
-
-
-def _leave_configs_unformatted() -> None:
-    """mmengine has yapf lay out the config's text for each checkpoint: half the time of a run."""
-    from mmengine.config import config
-
-    config.FormatCode = lambda text, **_: (text, True)
 
 
 def _become(order: dict, files: list[str]) -> None:

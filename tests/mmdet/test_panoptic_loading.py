@@ -16,7 +16,7 @@ from mmdet.registry import DATASETS, TRANSFORMS
 from mmengine.dataset import Compose
 from mmengine.registry import DefaultScope
 
-from mmdysample.engine.errors import explain
+from mmdysample.engine.errors import sentence_of
 from mmdysample.engine.seeding import PlacedDataset
 from mmdysample.mmdet import CheckedCocoPanopticDataset, LoadPanopticSegments
 from mmdysample.mmdet.panoptic.segments import id_to_rgb, rgb_to_id
@@ -150,7 +150,7 @@ def test_wrong_files_are_told_in_a_sentence(tmp_path, spoil, expected):
     # As the tools' data loaders hand it to the user.
     with pytest.raises(Exception) as caught:
         PlacedDataset(make_dataset(root))[0]
-    assert explain(caught.value) == expected.format(**paths)
+    assert sentence_of(caught.value) == expected.format(**paths)
 
 
 def test_a_segment_that_mmdet_leaves_out_is_not_unknown(tmp_path):
@@ -167,7 +167,7 @@ def test_a_category_outside_the_classes(tmp_path):
     root = write(tmp_path / "data", [picture])
     with pytest.raises(ValueError) as caught:
         make_dataset(root)
-    assert explain(caught.value) == (
+    assert sentence_of(caught.value) == (
         f"segment 2 of image 1 in {root}/panoptic.json is of category 1234, which is none of the "
         "classes of metainfo"
     )

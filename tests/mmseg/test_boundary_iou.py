@@ -20,7 +20,7 @@ from mmengine.registry import DefaultScope
 from mmseg.evaluation import IoUMetric
 from mmseg.registry import METRICS
 
-from mmdysample.engine.errors import explain
+from mmdysample.engine.errors import sentence_of
 from mmdysample.mmseg import BoundaryIoUMetric
 from mmdysample.mmseg import boundary_iou as boundary_iou_module
 from mmdysample.mmseg.boundary_iou import boundary_band
@@ -184,7 +184,7 @@ def test_user_errors():
         ValueError, match=r"annotations/0.png: the label map is 8x9 but the image is 9x8"
     ) as caught:
         process_one(torch.zeros(9, 8), label)
-    assert explain(caught.value) == str(caught.value)
+    assert sentence_of(caught.value) == str(caught.value)
     wrong = label.clone()
     wrong[3, 4] = 6
     with pytest.raises(

@@ -107,7 +107,13 @@ def test_validation_and_best_checkpoint(segmentor, zygote, tmp_path):
 
 
 def test_interrupt_says_how_to_continue(segmentor, zygote, tmp_path):
-    options = ["--work-dir", "w", "--cfg-options", "train_cfg.max_iters=10000", "tag=a b"]
+    options = [
+        "--work-dir",
+        "w",
+        "--cfg-options",
+        "train_cfg.max_iters=10000",
+        "experiment_name=a b",
+    ]
     pid = zygote.start(TRAIN, segmentor, *options, cwd=tmp_path)
     wait_for(tmp_path / "w", "last_checkpoint")
     # As a terminal does: to the run and its workers.
@@ -190,12 +196,15 @@ def test_bugs_show_their_traceback(segmentor, zygote, tmp_path):
     assert run.status == 1
     assert "Traceback" in run.stderr
     assert "KeyError: 0" in run.stderr
+    last = run.stderr.splitlines()[-1]
+    assert last.startswith("error: a bug or an unforeseen failure while training ")
 
 
 def test_debug_shows_the_traceback_of_a_users_error(zygote, tmp_path):
     run = zygote.run(TRAIN, "nowhere.py", cwd=tmp_path, env=dict(MMDYSAMPLE_DEBUG="1"))
-    assert run.status == 1
+    assert run.status == 2
     assert "Traceback" in run.stderr
+    assert run.stderr.splitlines()[-1] == "error: config nowhere.py does not exist"
 
 
 def test_from_an_installed_copy(segmentor, zygote, tmp_path):

@@ -9,6 +9,7 @@ takes images of the test set, a row each. Boxes for mmdet configs, label maps fo
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -83,6 +84,9 @@ def test_samples(cfg: Config, count: int) -> tuple[list[dict], Classes]:
     """``count`` samples from all over the test set, loaded as for testing, and its classes."""
     family_of(cfg).prepare()
     init_default_scope(cfg.default_scope)
+    root = cfg.test_dataloader.dataset.get("data_root")
+    if root and not os.path.isdir(root):
+        raise UserError(f"the data set's directory {root} does not exist: give --data-root")
     dataset = DATASETS.build(cfg.test_dataloader.dataset)
     if len(dataset) == 0:
         raise UserError("the test set of the config is empty")

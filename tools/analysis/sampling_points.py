@@ -29,8 +29,9 @@ from matplotlib.patches import Rectangle
 from torch import Tensor, nn
 
 from mmdysample import DySample
-from mmdysample.engine.config import CfgOptions, load_config
+from mmdysample.engine.config import load_config
 from mmdysample.engine.errors import ArgumentParser, UserError, run_tool
+from mmdysample.engine.options import HELP, CfgOptions
 from mmdysample.inference import check_picture_path, load_input, load_model, predict
 
 SUBPIXEL_COLORS = ("#ff3860", "#ffdd57", "#23d160", "#3298ff")
@@ -107,7 +108,7 @@ def parse_args() -> argparse.Namespace:
         nargs="+",
         action=CfgOptions,
         metavar="KEY=VALUE",
-        help="settings that replace those of the config",
+        help=f"settings that replace those of the config; {HELP}",
     )
     args = parser.parse_args()
     if args.list == (args.out is not None):

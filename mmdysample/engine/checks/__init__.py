@@ -1,0 +1,45 @@
+"""What a user can get wrong in a config, checked before anything is built, read or written."""
+
+from __future__ import annotations
+
+from mmengine.config import Config
+
+from mmdysample.engine.checks.classes import check_classes
+from mmdysample.engine.checks.parts import check_parts
+from mmdysample.engine.checks.settings import (
+    check_batches,
+    check_panopticapi,
+    check_save_best,
+    check_settings,
+    check_top_level,
+)
+
+__all__ = [
+    "TESTING",
+    "TRAINING",
+    "check_batches",
+    "check_config",
+    "check_settings",
+    "check_top_level",
+]
+
+_BOTH = ("model", "default_hooks", "custom_hooks", "visualizer", "log_processor")
+TRAINING = (
+    *_BOTH,
+    *("train_cfg", "train_dataloader", "optim_wrapper", "param_scheduler"),
+    *("val_cfg", "val_dataloader", "val_evaluator"),
+)
+TESTING = (*_BOTH, "test_cfg", "test_dataloader", "test_evaluator")
+
+
+def check_config(cfg: Config, used: tuple[str, ...]) -> None:
+    """Check the keys ``used`` of a config: `TRAINING` or `TESTING`.
+
+    Raises:
+        UserError: what is wrong first, and what would be accepted.
+    """
+    parts = check_parts(cfg, used)
+    check_panopticapi(parts)
+    check_classes(parts)
+    if "val_evaluator" in used:
+        check_save_best(cfg, parts)
