@@ -9,7 +9,8 @@ from torch import nn
 pytest.importorskip("mmdet", reason="needs mmdet: bash tools/setup_env.sh installs it")
 pytest.importorskip("mmseg", reason="needs mmseg: bash tools/setup_env.sh installs it")
 
-from mmdysample.mmdet import UpsampleFPN, UpsampleMSDeformAttnPixelDecoder, UpsamplePixelDecoder
+from mmdysample.mmdet import UpsampleFPN, UpsampleMSDeformAttnPixelDecoder
+from mmdysample.mmdet.pixel_decoder import UpsamplePixelDecoder
 from mmdysample.mmseg import UpsampleSegformerHead, UpsampleUPerHead
 from tests.loaders import LOADERS
 from tests.mmdet.test_msdeformattn_pixel_decoder import make as make_msdeformattn

@@ -7,11 +7,16 @@ hooks.py        checkpoints are written whole; randomness is a function of the i
 seeding.py      every sample's randomness is a function of its place in the run
 nonfinite.py    a run whose loss or weights are not finite stops
 lock.py         one training run a work dir
-labels.py       label maps are checked when they are read
+checks/         a config is checked before anything is built from it
+data.py         a data set is checked before it is read, by the three below
+annotations.py  annotation files in COCO's formats
+images.py       image files, before they are decoded
+labels.py       label maps when they are read, and which images a directory holds
 resume.py       which checkpoint a run continues from
 restore.py      what a resumed run takes from it
 runner.py       the Runner that puts these together
 arguments.py    the command line that the tools share
+options.py      --cfg-options
 config.py       edits that a command line and a machine make to a config
 families.py     what differs between mmdet and mmseg
 outputs.py      a test writes to what is new, away from the data

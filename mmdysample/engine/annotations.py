@@ -186,7 +186,7 @@ def _wrong_object(
     if not isinstance(image, (int, str)) or image not in sizes:
         return "is of an image that is not among the images of the file"
     if not isinstance(category, int) or category not in known:
-        return f"is of category {category!r}, which is not among the categories"
+        return f"is of category {category!r}, which is not among the known {_short(sorted(known))}"
     box, area = annotation["bbox"], annotation["area"]
     if not isinstance(box, list) or len(box) != 4 or not _are_numbers([*box, area]):
         return (

@@ -43,7 +43,8 @@ def load_config(path: str, options: dict[str, Any] | None, needed: tuple[str, ..
         cfg = Config.fromfile(path, format_python_code=False)
     except RecursionError as error:
         raise UserError(
-            f"config {path} cannot be read: what it is based on (`_base_`) leads back to it"
+            f"config {path} cannot be read: what it is based on (`_base_`) leads back to it, "
+            "or what it computes does not end"
         ) from error
     except Exception as error:
         # A config is the user's program: whatever it raises is about it.

@@ -81,7 +81,9 @@ class LosslessCheckpointHook(CheckpointHook):
             add_hint(error, "the checkpoints before it are untouched")
             raise
         # What is written while the loss is not finite may be of no use, and displaces nothing.
-        if outdated is not None and loss_is_finite(runner):
+        # All processes ask, though the files that they see, and so what is outdated, may differ.
+        finite = loss_is_finite(runner)
+        if outdated is not None and finite:
             name = self.filename_tmpl.format(outdated)
             self._delete(self.file_backend.join_path(self.out_dir, name))
 

@@ -21,7 +21,8 @@ from mmdysample.errors import UserError
 # Where PIL, which reads mmseg's label maps, refuses an image as a decompression bomb.
 MAX_PIXELS = 178_956_970
 
-_SCAN, _END_OF_JPEG, _END_OF_PNG = b"\xff\xda", b"\xff\xd9", b"IEND"
+_END_OF_JPEG, _END_OF_PNG = b"\xff\xd9", b"IEND"
+_SCAN = 0xDA
 
 
 class ImageFileCheck:
@@ -119,9 +120,23 @@ def _decodes(content: bytes) -> bool:
 
 def _is_truncated(content: bytes, format_name: Any) -> bool:
     if format_name == "JPEG":
-        # Pictures inside of the header have ends of their own; others append what they like.
-        return content.rfind(_END_OF_JPEG) < content.rfind(_SCAN)
+        # Images inside of the header have ends of their own; what is appended may hold anything.
+        return _END_OF_JPEG not in content[_start_of_scan(content) :]
     return format_name == "PNG" and _END_OF_PNG not in content
+
+
+def _start_of_scan(content: bytes) -> int:
+    """Where a JPEG's pixels begin, behind the segments of its header; its length if they do not."""
+    position = 2
+    while position + 4 <= len(content):
+        marker, code = content[position], content[position + 1]
+        if marker == 0xFF and code == _SCAN:
+            return position
+        if marker != 0xFF or code == 0xFF:  # what decoders pass over, too
+            position += 1
+        else:
+            position += 2 + int.from_bytes(content[position + 2 : position + 4], "big")
+    return len(content)
 
 
 def _fits_8_bits(image: Image.Image) -> bool:

@@ -18,10 +18,6 @@ from mmdysample.mmdet.panoptic import (
     PanopticLocalVisualizer,
     PanopticQualityMetric,
 )
-from mmdysample.mmdet.pixel_decoder import (
-    UpsamplePixelDecoder,
-    UpsampleTransformerEncoderPixelDecoder,
-)
 
 __all__ = [
     "CheckedCocoPanopticDataset",
@@ -32,6 +28,4 @@ __all__ = [
     "UpsampleFPN",
     "UpsampleMSDeformAttnPixelDecoder",
     "UpsampleMaskFormerHead",
-    "UpsamplePixelDecoder",
-    "UpsampleTransformerEncoderPixelDecoder",
 ]

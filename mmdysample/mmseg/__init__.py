@@ -1,7 +1,7 @@
 """Hosts for mmseg: ``custom_imports = dict(imports=['mmdysample.mmseg'])`` in a config.
 
 mmseg's MaskFormer and Mask2Former are mmdet's: where mmdet is installed this import brings mmdet's
-hosts too (``type='mmdet.UpsamplePixelDecoder'``). mmseg's other models do not need it.
+hosts too (``type='mmdet.UpsampleMSDeformAttnPixelDecoder'``). mmseg's other models do not need it.
 """
 
 from importlib.util import find_spec

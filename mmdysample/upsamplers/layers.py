@@ -46,7 +46,8 @@ class Linear(_Initialized, nn.Linear):
 
 def odd_int(name: str, value: int) -> int:
     """``value`` if it is an odd integer >= 1; TypeError or ValueError naming ``name`` otherwise."""
-    if positive_int(name, value) % 2 == 0:
+    value = positive_int(name, value)
+    if value % 2 == 0:
         raise InvalidValue(f"{name} must be odd, such as 3, 5 or 7, got {value!r}")
     return value
 

@@ -57,6 +57,16 @@ def check(path: Path, content: bytes | None = None, **settings) -> None:
 JPEG = encoded("JPEG")
 
 
+@pytest.mark.parametrize("progressive", [False, True], ids=["baseline", "progressive"])
+def test_anything_may_be_appended_to_a_jpeg(progressive, tmp_path):
+    """As cameras append a film: bytes that look like the start of a scan, without an end."""
+    content = encoded("JPEG", progressive=progressive)
+    check(tmp_path / "a.jpg", content + b"\xff\xda" * 9)
+    check(tmp_path / "a.jpg", content[:2] + b"\xff" + content[2:] + b"\xff\xda")  # a fill byte
+    with pytest.raises(UserError, match="its end is missing"):
+        check(tmp_path / "a.jpg", content[:-40])
+
+
 @pytest.mark.parametrize(
     "content",
     [

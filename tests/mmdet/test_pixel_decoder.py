@@ -19,8 +19,8 @@ from mmdet.structures import DetDataSample
 from mmengine.config import ConfigDict
 
 from mmdysample import Nearest, list_upsamplers
-from mmdysample.mmdet import (
-    UpsampleMaskFormerHead,
+from mmdysample.mmdet import UpsampleMaskFormerHead
+from mmdysample.mmdet.pixel_decoder import (
     UpsamplePixelDecoder,
     UpsampleTransformerEncoderPixelDecoder,
 )

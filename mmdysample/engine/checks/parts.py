@@ -29,6 +29,12 @@ KNOWN_PACKAGES = ("mmdysample", "mmcv", "mmdet", "mmengine", "mmseg", "torch")
 LAYERS = ("mmcv", "mmengine", "torch")
 # What differs so little from an accepted name is a slip of the pen.
 A_SLIP = 0.85
+# Pixel decoders that a head puts in place, since it has to build upstream's first.
+OF_THE_HEAD = ("UpsamplePixelDecoder", "UpsampleTransformerEncoderPixelDecoder")
+_OF_THE_HEAD_INSTEAD = (
+    "given to its head: write type='UpsampleMaskFormerHead' and upsample_cfg there, and leave the "
+    "pixel_decoder as upstream has it"
+)
 LOADERS = ("train_dataloader", "val_dataloader", "test_dataloader")
 
 
@@ -221,6 +227,8 @@ def _refuse_unknown(place: str, name: str, kind: Kind, scope: str | None) -> Non
             f"['mmdysample.{scope}'], allow_failed_imports=False) to the config"
             + (f" and write type={known[0]!r}" if prefixed else "")
         )
+    if name.partition(".")[2] in OF_THE_HEAD or name in OF_THE_HEAD:
+        raise UserError(f"{place}: {name!r} is {_OF_THE_HEAD_INSTEAD}")
     package = name.partition(".")[0]
     if package != name and find_spec(package) is None:
         raise UserError(f"{place}: {name!r} needs the package {package}, which is not installed")
@@ -265,6 +273,8 @@ def _check_upsampler(part: Part, scope: str | None) -> None:
         return
     if package_of(part.cls) not in KNOWN_PACKAGES:
         return
+    if f"Upsample{part.cls.__name__}" in OF_THE_HEAD:
+        raise UserError(f"{part.place}: the upsampler of a MaskFormer is {_OF_THE_HEAD_INSTEAD}")
     hosts = [host for host in our_hosts() if part.cls in host.__mro__]
     takes = [host for host in our_hosts() if "upsample_cfg" in _arguments(host)[0]]
     names = " or ".join(_name(host, scope) for host in hosts or takes)

@@ -66,7 +66,9 @@ class PanopticQualityMetric(BaseMetric):
         self.classwise = classwise
         self.backend_args = backend_args
         if not isdir(seg_prefix, backend_args=backend_args):
-            raise InvalidValue(f"seg_prefix={seg_prefix!r} of PanopticQualityMetric is no folder")
+            raise InvalidValue(
+                f"seg_prefix={seg_prefix!r} of PanopticQualityMetric is not a directory"
+            )
         self._categories, self._annotations = _read_annotations(ann_file, backend_args)
         self._matched: list[Mapping] | None = None
 

@@ -126,6 +126,23 @@ FORGOTTEN = {
 }
 
 
+@pytest.mark.parametrize(
+    "decoder",
+    [
+        dict(type="mmdet.PixelDecoder", upsample_cfg=dict(type="DySample")),
+        dict(type="mmdet.TransformerEncoderPixelDecoder", upsample_cfg=dict(type="DySample")),
+        dict(type="UpsamplePixelDecoder", upsample_cfg=dict(type="DySample")),
+        dict(type="mmdet.UpsamplePixelDecoder"),
+    ],
+    ids=lambda decoder: f"{decoder['type']}-{len(decoder)}",
+)
+def test_the_upsampler_of_a_maskformer_is_given_to_its_head(decoder):
+    head = dict(type="MaskFormerHead", pixel_decoder=decoder)
+    cfg = Config(dict(default_scope="mmseg", model=dict(decode_head=head, type=dict)))
+    with pytest.raises(UserError, match=r"decode_head\.pixel_decoder: .*'UpsampleMaskFormerHead'"):
+        check_parts(cfg, ["model"])
+
+
 def test_forgotten_imports():
     """In processes of their own, in which nothing has imported the hosts."""
     code = (
