@@ -101,7 +101,7 @@ class RestartableRunner(Runner):
             done, wanted, name = position.iteration, loop.max_iters, "max_iters"
         if done > wanted:
             raise UserError(
-                f"--resume: checkpoint {self._load_from} has {done} {name[4:]} behind it, and the "
+                f"checkpoint {self._load_from} has {done} {name[4:]} behind it, and the "
                 f"config's {name} is {wanted}: raise it to train on"
             )
         if done == wanted:

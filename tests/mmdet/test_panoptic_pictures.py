@@ -41,6 +41,7 @@ def make_inferencer(cls=PanopticInferencer):
     inferencer = object.__new__(cls)
     inferencer.model = SimpleNamespace(dataset_meta=META)
     inferencer.num_predicted_imgs = 0
+    inferencer._written = {}
     return inferencer
 
 

@@ -22,10 +22,10 @@ def check_classes(parts: list[Part]) -> None:
             continue
         if any(base.__name__ == "BaseVideoDataset" for base in inspect.getmro(dataset.cls)):
             continue  # of more classes than a tracker follows
-        metainfo = {
-            **(getattr(dataset.cls, "METAINFO", None) or {}),
-            **(dataset.settings.get("metainfo") or {}),
-        }
+        own = dataset.settings.get("metainfo") or {}
+        metainfo = {**(getattr(dataset.cls, "METAINFO", None) or {}), **own}
+        if "classes" in own and "thing_classes" in metainfo and "thing_classes" not in own:
+            continue  # the file says which of them are things
         names = metainfo.get("classes")
         if not isinstance(names, (list, tuple)):
             continue  # unknown before the data set is loaded

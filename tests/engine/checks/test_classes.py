@@ -46,6 +46,10 @@ def roi(**heads) -> dict:
             dict(type="CocoPanopticDataset"),
             roi(bbox_head=dict(type=BOXES), mask_head=dict(type=MASKS)),
         ),
+        (  # the file says which are things
+            dict(type="CocoPanopticDataset", metainfo=dict(classes=("a", "b", "c"))),
+            roi(bbox_head=dict(type=BOXES, num_classes=2)),
+        ),
     ],
     ids=str,
 )
