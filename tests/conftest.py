@@ -22,14 +22,14 @@ import torch
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
+from tests.utils import DEVICES
+
 # What a shell starts in the background ignores interrupts, and what nohup starts a lost terminal; so
 # would every tool that the tests start and then send these signals. A handler is not passed on.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
     signal.signal(signal.SIGHUP, lambda number, frame: None)
-
-from tests.utils import DEVICES
 
 
 @pytest.fixture(params=DEVICES)
