@@ -53,9 +53,10 @@ def load_checkpoint_file(path: str | os.PathLike) -> dict:
         CheckpointError: the file is missing, damaged, no checkpoint, or asks for a function or
             class that no checkpoint needs.
     """
-    check_checkpoint_file(path)
-    path = Path(path).expanduser()
+    path = _existing(path)
     with open(path, "rb") as file:
+        _check_beginning(file, path)
+        file.seek(0)
         return _load(file, path.stat().st_size, str(path))
 
 
@@ -66,9 +67,13 @@ def check_checkpoint_file(path: str | os.PathLike) -> None:
     """
     path = _existing(path)
     with open(path, "rb") as file:
-        head = file.read(4)
-        if head == b"PK\x03\x04" and zipfile.is_zipfile(file):
-            return
+        _check_beginning(file, path)
+
+
+def _check_beginning(file: BinaryIO, path: Path) -> None:
+    head = file.read(4)
+    if head == b"PK\x03\x04" and zipfile.is_zipfile(file):
+        return
     if not head:
         raise CheckpointError(f"checkpoint {path} is empty")
     if head == b"PK\x03\x04":
@@ -82,7 +87,7 @@ def _existing(path: str | os.PathLike) -> Path:
     if not path.exists():
         raise CheckpointError(f"checkpoint {path} does not exist")
     if path.is_dir():
-        raise CheckpointError(f"checkpoint {path} is a folder, not a file")
+        raise CheckpointError(f"checkpoint {path} is a directory, not a file")
     if not path.is_file():
         raise CheckpointError(f"checkpoint {path} is not a regular file")
     return path
@@ -130,13 +135,8 @@ def weights_of(checkpoint: dict, name: str, key: str = "state_dict") -> OrderedD
                 f"{ascii(entry)[:80]} is a {type(value).__name__}; its entries are: {names}"
             )
     weights = OrderedDict((entry.removeprefix("module."), value) for entry, value in state.items())
-    versions = getattr(state, "_metadata", {})
     # What modules say of themselves: how old the names below them are.
-    weights._metadata = OrderedDict(
-        (module, dict(version=told["version"]))
-        for module, told in versions.items()
-        if isinstance(module, str) and isinstance(told, dict) and type(told.get("version")) is int
-    )
+    weights._metadata = getattr(state, "_metadata", OrderedDict())
     return weights
 
 
@@ -192,7 +192,8 @@ def load_weights(
     }
     for what, entries in said.items():
         if entries:
-            print_log(f"checkpoint {name}, {what}: {', '.join(entries)}", logger, logging.WARNING)
+            listed = ", ".join(map(ascii, entries))
+            print_log(f"checkpoint {name}, {what}: {listed}", logger, logging.WARNING)
 
 
 def install_safe_loading() -> None:
@@ -210,9 +211,17 @@ def load_from_local(filename: str, map_location: Any = None) -> dict:
 
 
 def _checked(loaded: dict, name: str) -> dict:
-    """Weights by name under ``state_dict``, if there is such an entry: models look no further."""
-    if "state_dict" in loaded:
-        weights_of(loaded, name)
+    """Weights by name under ``state_dict`` or, as mmdet's backbones look there next, ``model``.
+
+    Other files may be weights themselves, or hold them under a prefix of somebody's own.
+    """
+    for key in ("state_dict", "model"):
+        if key in loaded:
+            loaded[key] = weights_of(loaded, name, key)
+            return loaded
+    if not all(isinstance(entry, str) for entry in loaded):
+        names = ", ".join(ascii(entry) for entry in list(loaded)[:5])
+        raise CheckpointError(f"checkpoint {name} holds no weights by name, but {names}")
     return loaded
 
 

@@ -34,6 +34,10 @@ _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 _LEGACY_PROTOCOL = 1001
 _MAX_DEPTH = 100
 _MAX_ITEMS = 10_000_000
+# What uses a number may convert it to a float or to text, and neither takes any whole number.
+_MAX_INTEGER = 2**128
+# An expanded tensor is larger than its storage, by as much as a file likes to say.
+_MAX_EXPANDED = 2**28
 _KEYS = (str, int, float, bool, bytes, type(None))
 _ARRAY_DTYPES = ("b1", *(f"{kind}{size}" for kind in "iu" for size in (1, 2, 4, 8)))
 _ARRAY_DTYPES += ("f2", "f4", "f8", "c8", "c16")
@@ -100,22 +104,28 @@ def _is_count(value: Any) -> bool:
     return type(value) is int and value >= 0
 
 
-def _rebuild_tensor(storage, offset, size, stride, *_) -> torch.Tensor:
-    """A view of a storage; the rest of the arguments is about gradients."""
+def _rebuild_tensor(
+    storage, offset, size, stride, grad=None, hooks=None, flags=None
+) -> torch.Tensor:
+    """A view of a storage, which is neither conjugated nor negated in passing."""
     _require(type(storage) is _Storage, "a tensor without a storage")
+    _require(not flags, "a tensor that is a conjugate or negative view: resolve_conj() it first")
     return _view(storage.data.view(storage.dtype), offset, size, stride)
 
 
-def _rebuild_tensor_v3(storage, offset, size, stride, grad, hooks, dtype, *_) -> torch.Tensor:
+def _rebuild_tensor_v3(
+    storage, offset, size, stride, grad, hooks, dtype, flags=None
+) -> torch.Tensor:
     _require(type(storage) is _Storage and type(dtype) is torch.dtype, "a tensor without a dtype")
-    return _view(storage.data.view(dtype), offset, size, stride)
+    storage = _Storage(storage.data, dtype)
+    return _rebuild_tensor(storage, offset, size, stride, grad, hooks, flags)
 
 
 def _view(flat: torch.Tensor, offset: Any, size: Any, stride: Any) -> torch.Tensor:
     numbers = [offset, *size, *stride]
     _require(all(map(_is_count, numbers)) and len(size) == len(stride) <= 64, "a tensor's size")
     # as_strided refuses to reach beyond the storage. A stride of 0 reaches nowhere.
-    _require(math.prod(size) <= max(1, flat.numel()) * 64, "a tensor's size")
+    _require(math.prod(size) <= max(flat.numel(), _MAX_EXPANDED), "a tensor's size")
     return flat.as_strided(size, stride, offset)
 
 
@@ -275,9 +285,13 @@ def _build_dtype(dtype: np.dtype, state: Any) -> None:
 
 
 def _build_ordered_dict(mapping: OrderedDict, state: Any) -> None:
-    """The versions of modules, which ``state_dict`` puts there."""
+    """The versions of modules, which ``state_dict`` puts there, and nothing else."""
     if type(state) is dict and isinstance(state.get("_metadata"), dict):
-        mapping._metadata = state["_metadata"]
+        mapping._metadata = OrderedDict(
+            (module, dict(version=told["version"]))
+            for module, told in state["_metadata"].items()
+            if type(module) is str and type(told) is dict and type(told.get("version")) is int
+        )
 
 
 class _Unpickler(pickle._Unpickler):
@@ -304,6 +318,25 @@ class _Unpickler(pickle._Unpickler):
         _require(kind == "storage" and type(dtype) is torch.dtype, "a storage's type")
         _require(type(key) is str and _is_count(count), "a storage's size")
         return self._storages(dtype, key, count, view[0] if view else None)
+
+    def load_int(self) -> None:
+        super().load_int()
+        self._check_integer()
+
+    def load_long(self) -> None:
+        super().load_long()
+        self._check_integer()
+
+    def load_long1(self) -> None:
+        super().load_long1()
+        self._check_integer()
+
+    def load_long4(self) -> None:
+        super().load_long4()
+        self._check_integer()
+
+    def _check_integer(self) -> None:
+        _require(-_MAX_INTEGER < self.stack[-1] < _MAX_INTEGER, "a number of more than 128 bits")
 
     def load_reduce(self) -> None:
         arguments = self.stack.pop()
@@ -356,8 +389,8 @@ class _Unpickler(pickle._Unpickler):
         ord(code): pickle._Unpickler.dispatch[ord(code)]
         for code in (
             *(pickle.PROTO, pickle.FRAME, pickle.STOP, pickle.MARK, pickle.POP, pickle.POP_MARK),
-            *(pickle.NONE, pickle.NEWTRUE, pickle.NEWFALSE, pickle.INT, pickle.BININT),
-            *(pickle.BININT1, pickle.BININT2, pickle.LONG, pickle.LONG1, pickle.LONG4),
+            *(pickle.NONE, pickle.NEWTRUE, pickle.NEWFALSE, pickle.BININT),
+            *(pickle.BININT1, pickle.BININT2),
             *(pickle.FLOAT, pickle.BINFLOAT, pickle.UNICODE, pickle.BINUNICODE),
             *(pickle.SHORT_BINUNICODE, pickle.BINUNICODE8, pickle.BINBYTES, pickle.SHORT_BINBYTES),
             *(pickle.BINBYTES8, pickle.BINSTRING, pickle.SHORT_BINSTRING),
@@ -367,6 +400,10 @@ class _Unpickler(pickle._Unpickler):
             *(pickle.GLOBAL, pickle.STACK_GLOBAL, pickle.BINPERSID),
         )
     }
+    dispatch[ord(pickle.INT)] = load_int
+    dispatch[ord(pickle.LONG)] = load_long
+    dispatch[pickle.LONG1[0]] = load_long1
+    dispatch[pickle.LONG4[0]] = load_long4
     dispatch[ord(pickle.REDUCE)] = load_reduce
     dispatch[ord(pickle.NEWOBJ)] = load_newobj
     dispatch[ord(pickle.BUILD)] = load_build
@@ -459,6 +496,6 @@ def _check_depth(loaded: Any) -> None:
         total += sum(map(len, containers))
         if not containers:
             return
-        _require(total <= _MAX_ITEMS, "it holds too many things")
+        _require(total <= _MAX_ITEMS, "it holds too many values")
         level = [item for x in containers for item in (x.values() if isinstance(x, dict) else x)]
     raise pickle.UnpicklingError("it is nested too deeply")

@@ -20,6 +20,7 @@ from mmengine.runner import Runner
 from mmdysample.engine.checkpoint import CheckpointError
 
 _LARGEST = 2**31 - 1
+_LARGEST_SEED = 2**32 - 1
 _MOMENTS = frozenset(("momentum_buffer", "exp_avg", "exp_avg_sq", "max_exp_avg_sq"))
 # What each parameter's state must hold; any other optimizer's is not looked into.
 _NEEDED = {
@@ -59,11 +60,11 @@ def read_position(checkpoint: dict, name: str) -> Position:
             f"checkpoint {name} holds no optimizer state: it can be used with "
             "--cfg-options load_from=..., not with --resume"
         )
-    for key in ("epoch", "iter", "seed"):
-        if not _is_count(meta.get(key)) and not (key == "seed" and meta.get(key) is None):
+    for key, largest in (("epoch", _LARGEST), ("iter", _LARGEST), ("seed", _LARGEST_SEED)):
+        if not _is_count(meta.get(key), largest) and not (key == "seed" and meta.get(key) is None):
             raise CheckpointError(
                 f"checkpoint {name}: its meta[{key!r}] is {ascii(meta.get(key))[:40]}, where a "
-                f"whole number from 0 to {_LARGEST} is expected"
+                f"whole number from 0 to {largest} is expected"
             )
     info = _table(checkpoint, name, "message_hub", "runtime_info")
     epochs, iterations = info.get("max_epochs"), info.get("max_iters")
@@ -90,7 +91,8 @@ def restore(runner: Runner, checkpoint: dict, name: str) -> None:
     scalars = {
         key: value
         for key, value in scalars.items()
-        if isinstance(key, str) and isinstance(value, HistoryBuffer)
+        # mmengine gives the latest value of each, which an empty one does not have.
+        if isinstance(key, str) and isinstance(value, HistoryBuffer) and len(value.data[0])
     }
     info = _table(checkpoint, name, "message_hub", "runtime_info")
     scores = {
@@ -176,7 +178,8 @@ def _taken(saved: Any, built: Any, where: str) -> Any:
         _need(isinstance(saved, torch.Tensor) and saved.shape == built.shape, where)
         return saved
     if isinstance(built, Counter):
-        _need(isinstance(saved, Counter) and all(map(_is_count, saved.elements())), where)
+        _need(isinstance(saved, Counter), where)
+        _need(all(map(_is_count, (*saved.keys(), *saved.values()))), where)
         return saved
     if isinstance(built, dict):
         _need(isinstance(saved, dict), where)
@@ -201,6 +204,8 @@ def _taken(saved: Any, built: Any, where: str) -> Any:
         )
     if isinstance(built, (int, float)) and not isinstance(built, bool):
         _need(isinstance(saved, (int, float)) and not isinstance(saved, bool), where)
+        # Arithmetic with larger whole numbers may overflow.
+        _need(isinstance(saved, float) or abs(saved) <= _LARGEST, where)
         return saved
     # Switches are the config's.
     return built
@@ -250,8 +255,8 @@ def _table(checkpoint: dict, name: str, *keys: str) -> dict:
     return found
 
 
-def _is_count(value: Any) -> bool:
-    return type(value) is int and 0 <= value <= _LARGEST
+def _is_count(value: Any, largest: int = _LARGEST) -> bool:
+    return type(value) is int and 0 <= value <= largest
 
 
 def _number(value: Any) -> float | None:

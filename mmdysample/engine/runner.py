@@ -26,7 +26,7 @@ from mmdysample.engine.lock import only_run_in
 from mmdysample.engine.nonfinite import StopOnNonFiniteLoss, check_weights
 from mmdysample.engine.restore import Position, read_position, restore
 from mmdysample.engine.seeding import PlacedBatchSampler, PlacedDataset
-from mmdysample.errors import UserError
+from mmdysample.errors import InvalidValue, UserError
 
 
 class RestartableRunner(Runner):
@@ -171,8 +171,22 @@ class RestartableRunner(Runner):
         self._has_loaded = True
         return checkpoint
 
-    def resume(self, filename, *_, **__) -> None:
-        """Continue the run of a checkpoint; restore.py says what is taken from it."""
+    def resume(
+        self,
+        filename,
+        resume_optimizer=True,
+        resume_param_scheduler=True,
+        map_location="cpu",
+    ) -> None:
+        """Continue the run of a checkpoint; restore.py says what is taken from it.
+
+        ``map_location`` is of no consequence.
+        """
+        if not (resume_optimizer and resume_param_scheduler):
+            raise InvalidValue(
+                "a run is resumed with its optimizer and parameter schedulers; to train from a "
+                "checkpoint's weights alone, use load_from without resume"
+            )
         checkpoint = self.load_checkpoint(filename)
         position = read_position(checkpoint, filename)
         if position.seed not in (None, self._randomness_cfg.get("seed")):

@@ -22,7 +22,7 @@ pytest.importorskip("mmengine", reason="needs mmengine: bash tools/setup_env.sh 
 import numpy as np
 from mmengine.logging import MessageHub
 from mmengine.model import PretrainedInit
-from mmengine.runner.checkpoint import CheckpointLoader
+from mmengine.runner.checkpoint import CheckpointLoader, load_state_dict
 from torch import nn
 
 from mmdysample.engine import checkpoint
@@ -208,9 +208,9 @@ def test_no_dict(tmp_path):
 
 
 def test_threads_load_at_once(tmp_path):
-    """Neither takes the other's names away, and torch.load stays what it was."""
+    """Neither takes the other's names away, and torch.load stays as strict as it was."""
     torch.save(mmengine_checkpoint(), tmp_path / "checkpoint.pth")
-    before = torch.load, torch.serialization.get_safe_globals()
+    before = torch.load
     install_safe_loading()
 
     def load(_):
@@ -218,7 +218,9 @@ def test_threads_load_at_once(tmp_path):
 
     with ThreadPoolExecutor(4) as pool:
         assert list(pool.map(load, range(40))) == [2] * 40
-    assert (torch.load, torch.serialization.get_safe_globals()) == before
+    assert torch.load is before
+    with pytest.raises(pickle.UnpicklingError):
+        torch.load(tmp_path / "checkpoint.pth", weights_only=True)
 
 
 def test_every_byte_is_read_once(tmp_path, monkeypatch):
@@ -280,7 +282,14 @@ def test_what_fits(capsys):
     load_weights(model, dict(state_dict=state), "x.pth", logger=None)
     loaded = zip(model.parameters(), source.parameters(), strict=True)
     assert all(torch.equal(ours, theirs) for ours, theirs in loaded)
-    assert capsys.readouterr().out == "checkpoint x.pth, of no use: other.weight\n"
+    assert capsys.readouterr().out == "checkpoint x.pth, of no use: 'other.weight'\n"
+
+
+def test_names_of_a_file_are_not_printed_as_they_are(capsys):
+    """Else they could clear the terminal or hide a line of the log."""
+    state = {**Block().state_dict(), "\x1b[2Jother\n": torch.zeros(1)}
+    load_weights(Block(), dict(state_dict=state), "x.pth", logger=None)
+    assert capsys.readouterr().out == "checkpoint x.pth, of no use: '\\x1b[2Jother\\n'\n"
 
 
 def test_fine_tuning_with_other_classes(capsys):
@@ -290,7 +299,7 @@ def test_fine_tuning_with_other_classes(capsys):
     assert torch.equal(model.first.weight, source.first.weight)
     assert torch.equal(model.head.weight, head)
     said = capsys.readouterr().out
-    assert said == "checkpoint x.pth, of another shape: head.weight, head.bias\n"
+    assert said == "checkpoint x.pth, of another shape: 'head.weight', 'head.bias'\n"
 
 
 @pytest.mark.parametrize(
@@ -331,6 +340,27 @@ def test_pretrained_weights_are_weights(loaders, tmp_path):
     init = PretrainedInit(str(tmp_path / "bad.pth"))
     with pytest.raises(CheckpointError, match="holds no weights"):
         init(Block())
+
+
+@pytest.mark.parametrize("key", ["state_dict", "model", None])
+@pytest.mark.parametrize("versions", [{"0": dict(version="two")}, {"0": 5}, {1: {}}])
+def test_versions_of_pretrained_weights(loaders, tmp_path, key, versions):
+    """What is no version is left out; mmengine takes what is there as it comes."""
+    source, model = nn.Sequential(nn.BatchNorm1d(3)), nn.Sequential(nn.BatchNorm1d(3))
+    nn.init.normal_(source[0].weight)
+    state = source.state_dict()
+    state._metadata.update(versions)
+    torch.save(state if key is None else {key: state}, tmp_path / "weights.pth")
+    loaded = loaders.load_checkpoint(str(tmp_path / "weights.pth"), logger=None)
+    load_state_dict(model, loaded if key is None else loaded[key], strict=True)
+    assert torch.equal(model[0].weight, source[0].weight)
+
+
+@pytest.mark.parametrize("content", [{1: torch.zeros(1)}, dict(model=5), dict(model={1: 2})])
+def test_pretrained_weights_without_names(loaders, tmp_path, content):
+    torch.save(content, tmp_path / "bad.pth")
+    with pytest.raises(CheckpointError, match="holds no weights"):
+        PretrainedInit(str(tmp_path / "bad.pth"))(Block())
 
 
 def test_every_place_of_mmengine_is_ours(loaders):

@@ -24,6 +24,7 @@ from mmdysample.engine.checkpoint import CheckpointError, install_safe_loading
 from mmdysample.engine.errors import UserError
 from mmdysample.engine.hooks import LosslessCheckpointHook
 from mmdysample.engine.runner import RestartableRunner, _counts_iterations, build_runner
+from mmdysample.errors import InvalidValue
 from tests.engine import tiny  # noqa: F401, registers its model
 
 
@@ -366,6 +367,13 @@ def test_resumed_with_other_schedulers(tmp_path):
     settings = dict(resume=True, load_from=str(tmp_path / "w" / "epoch_1.pth"))
     with pytest.raises(CheckpointError, match=r"other parameter schedulers .*\(MultiStepLR\)"):
         runner(tmp_path / "w", param_scheduler=other, **settings).train()
+
+
+@pytest.mark.parametrize("part", ["resume_optimizer", "resume_param_scheduler"])
+def test_a_run_is_resumed_as_a_whole(tmp_path, part):
+    """Runner.resume of mmengine can leave them out, which is to train from weights."""
+    with pytest.raises(InvalidValue, match="use load_from without resume"):
+        runner(tmp_path / "w").resume("x.pth", **{part: False})
 
 
 def test_other_runners_load_no_checkpoint(tmp_path):

@@ -6,11 +6,15 @@ from pathlib import Path
 from typing import ClassVar
 
 import torch
+from mmengine.config import Config
 from mmengine.evaluator import BaseMetric
 from mmengine.model import BaseModel
 from mmengine.registry import DATASETS, METRICS, MODELS
+from mmengine.runner import Runner
 from torch import nn
 from torch.utils.data import Dataset
+
+from mmdysample.engine.runner import build_runner
 
 
 @MODELS.register_module()
@@ -46,6 +50,18 @@ class TinyMetric(BaseMetric):
 
     def compute_metrics(self, results):
         return dict(score=float(len(results)))
+
+
+def ready_runner(config: Path, work_dir: Path) -> Runner:
+    """A run that is about to train."""
+    cfg = Config.fromfile(config)
+    # mmengine keeps what is logged under a name for the whole process.
+    cfg.work_dir = cfg.experiment_name = str(work_dir)
+    runner = build_runner(cfg)
+    runner._train_loop = runner.build_train_loop(runner._train_loop)
+    runner.optim_wrapper = runner.build_optim_wrapper(runner.optim_wrapper)
+    runner.param_schedulers = runner.build_param_scheduler(runner.param_schedulers)
+    return runner
 
 
 def write_tiny_config(path: Path, **settings) -> Path:
