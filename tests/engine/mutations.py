@@ -9,6 +9,7 @@ import pickletools
 import random
 import struct
 import zipfile
+from collections import Counter, OrderedDict
 from collections.abc import Iterator
 from typing import Any
 
@@ -264,14 +265,16 @@ def deep(base: bytes, rng: random.Random) -> Iterator[bytes]:
 
 
 VALUES = (
-    *(None, True, -1, 10**30, 1e308, float("nan"), "text", f"{CANARY}/x", b"bytes", (), [], {}),
-    *([[1]], {"a": {"b": 1}}, torch.zeros(0), torch.ones(3, 3), np.arange(3), np.float64(1)),
-    HistoryBuffer([1.0], [1]),
+    *(None, True, -1, 10**30, 10**400, 10**5000, 1e308, float("inf"), float("nan"), 1j),
+    *("text", f"{CANARY}/x", b"bytes", (), [], {}, [[1]], {"a": {"b": 1}}, {1: 1}, {10**5000: 1}),
+    *(torch.zeros(0), torch.ones(3, 3), np.arange(3), np.float64(1), np.int64(1)),
+    *(Counter({1: 1, 3: 10**13}), Counter({1: "text"}), Counter({"text": -1})),
+    *(HistoryBuffer([1.0], [1]), HistoryBuffer(), OrderedDict(x=HistoryBuffer())),
 )
 
 
 def wrong_types(base: bytes, rng: random.Random) -> Iterator[bytes]:
-    """Values of other types, from the top of the checkpoint to its leaves."""
+    """Values of other types, from the top of the checkpoint to its leaves, for a run to take."""
     good = torch.load(io.BytesIO(base), weights_only=False)
     paths = list(_paths(good))
     for number in range(150):
@@ -293,4 +296,13 @@ def _paths(value: Any, above: tuple = ()) -> Iterator[tuple]:
         yield from _paths(value[key], (*above, key))
 
 
-KINDS = (flipped, swapped_globals, calls_and_states, objects_of_numpy, huge, deep, wrong_types)
+#: and how many there are of each
+KINDS = {
+    flipped: 220,
+    swapped_globals: 126,
+    calls_and_states: 110,
+    objects_of_numpy: 46,
+    huge: 80,
+    deep: 16,
+    wrong_types: 150,
+}

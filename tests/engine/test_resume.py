@@ -25,6 +25,7 @@ from mmdysample.engine.resume import (
     plan_resume,
 )
 from tests.engine.accidents import accident
+from tests.engine.tiny import write_tiny_config
 from tests.engine.toy import write_config
 from tests.engine.zygote import TRAIN
 
@@ -115,6 +116,34 @@ def test_kill_while_writing_loses_only_that_checkpoint(zygote, toy_data, tmp_pat
     assert resumed.status == 0, resumed.stderr
     assert f"--resume: from {work_dir / 'iter_2.pth'}" in resumed.stdout
     assert sorted(path.name for path in work_dir.glob("*.pth*")) == ["iter_8.pth"]
+
+
+COUNT_OPENED = """
+import runpy, sys
+
+def watch(event, arguments):
+    if event == "open" and str(arguments[0]).endswith("epoch_1.pth"):
+        print("opened", arguments[0], file=sys.stderr)
+
+sys.addaudithook(watch)
+sys.argv = sys.argv[1:]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
+@pytest.mark.parametrize("named", [True, False])
+def test_the_checkpoint_is_opened_once(zygote, tmp_path, named):
+    """It may be gigabytes on a slow disk, and another one after the first look."""
+    first = write_tiny_config(tmp_path / "first.py", train_cfg=dict(by_epoch=True, max_epochs=1))
+    result = zygote.run(TRAIN, first, "--work-dir", "w", cwd=tmp_path)
+    assert result.status == 0, result.stderr
+    (tmp_path / "count.py").write_text(COUNT_OPENED)
+    config = write_tiny_config(tmp_path / "config.py")
+    resume = ["--resume", "w/epoch_1.pth"] if named else ["--resume"]
+    call = (tmp_path / "count.py", TRAIN, config, "--work-dir", "w", *resume)
+    result = zygote.run(*call, cwd=tmp_path)
+    assert result.status == 0, result.stderr
+    assert result.stderr.count("opened ") == 1
 
 
 @pytest.fixture

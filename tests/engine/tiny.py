@@ -89,7 +89,10 @@ def write_tiny_config(path: Path, **settings) -> Path:
         val_cfg=dict(),
         test_cfg=dict(),
         optim_wrapper=dict(optimizer=dict(type="AdamW", lr=0.01)),
-        param_scheduler=[dict(type="LinearLR", start_factor=0.1, by_epoch=False, end=4)],
+        param_scheduler=[
+            dict(type="LinearLR", start_factor=0.1, by_epoch=False, end=4),
+            dict(type="MultiStepLR", milestones=[1, 3], by_epoch=False),
+        ],
         default_hooks=dict(checkpoint=dict(type="CheckpointHook", **hook)),
         randomness=dict(seed=1),
     )

@@ -2,8 +2,9 @@
 
     witness.py JOB.json
 
-The job is a list of cases: a checkpoint to be loaded (``{"load": PATH}``), a call of a tool
-(``{"argv": [...], "cwd": DIRECTORY}``) or of ``open_inferencer`` (``{"infer": [CONFIG, PATH]}``).
+The job is a list of cases: a checkpoint to be loaded (``{"load": PATH}``) or resumed from for two
+iterations (``{"resume": [CONFIG, PATH]}``), a call of a tool (``{"argv": [...], "cwd": DIR}``)
+or of ``open_inferencer`` (``{"infer": [CONFIG, PATH]}``).
 ``JOB.json.results`` has for each case "loaded", the sentence of its refusal, or what went wrong:
 "died ...", "crashed ...", "acted ...".
 
@@ -14,6 +15,8 @@ the case that it was at.
 from __future__ import annotations
 
 import copy
+import functools
+import itertools
 import json
 import os
 import pickle
@@ -45,7 +48,7 @@ def tell(case: dict) -> str:
     _WATCH.append(watch)
     try:
         (kind,) = case.keys() - {"cwd"}
-        outcome = dict(load=_load, argv=_call, infer=_infer)[kind](**case)
+        outcome = dict(load=_load, resume=_resume, argv=_call, infer=_infer)[kind](**case)
     except BaseException:
         outcome = f"crashed {traceback.format_exc()}"
     _WATCH.clear()
@@ -65,6 +68,33 @@ def _load(load: str) -> str:
     # Every byte is looked at: what points nowhere is found out.
     repr(copy.deepcopy(loaded))
     pickle.dumps(loaded)
+    return "loaded"
+
+
+@functools.cache
+def _runner(config: str):
+    """Made before the children are, each of which gets it as it was."""
+    from tests.engine.tiny import ready_runner
+
+    return ready_runner(Path(config), Path(config).with_name("work_dir"))
+
+
+def _resume(resume: list[str]) -> str:
+    """A run is put where a checkpoint was, and does what runs do in an iteration."""
+    config, checkpoint = resume
+    runner = _runner(config)
+    try:
+        runner.resume(checkpoint)
+    except UserError as error:
+        return str(error)
+    # Only in memory: hooks, which write, are left out.
+    for batch in itertools.islice(runner.train_dataloader, 2):
+        for name, value in runner.model.train_step(batch, runner.optim_wrapper).items():
+            runner.message_hub.update_scalar(f"train/{name}", value)
+        for scheduler in runner.param_schedulers:
+            scheduler.step()
+    for scalar in runner.message_hub.log_scalars.values():
+        scalar.current(), scalar.mean(), scalar.min(), scalar.max()
     return "loaded"
 
 
@@ -123,5 +153,7 @@ def in_children(cases: list[dict], batch: int) -> list[str]:
 if __name__ == "__main__":
     job = Path(sys.argv[1])
     cases = json.loads(job.read_text())
+    if "resume" in cases[0]:
+        _runner(cases[0]["resume"][0])
     results = in_children(cases, batch=50 if "load" in cases[0] else 1)
     job.with_name(job.name + ".results").write_text(json.dumps(results))
