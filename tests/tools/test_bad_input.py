@@ -405,7 +405,9 @@ TOOLS = {
     "checkpoint-missing": Case(
         ("nowhere.pth", "does not exist"), arguments=("config.py", "nowhere.pth"), **TESTING
     ),
-    "checkpoint-is-a-folder": Case(("data", "folder"), arguments=("config.py", "data"), **TESTING),
+    "checkpoint-is-a-directory": Case(
+        ("data", "is a directory"), arguments=("config.py", "data"), **TESTING
+    ),
     "checkpoint-truncated": Case(
         ("bad.pth", "cut off"), arguments=("config.py", "bad.pth"), spoil=truncate, **TESTING
     ),
