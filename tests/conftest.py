@@ -24,8 +24,8 @@ if not torch.cuda.is_available():
 
 from tests.utils import DEVICES
 
-# What a shell starts in the background ignores interrupts, and what nohup starts a lost terminal; so
-# would every tool that the tests start and then send these signals. A handler is not passed on.
+# What a shell starts in the background ignores interrupts, and what nohup starts a lost terminal;
+# so would every tool that the tests start and send these signals to. A handler is not passed on.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:

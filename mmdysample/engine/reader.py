@@ -47,7 +47,7 @@ _STATISTICS = ("min", "max", "current", "mean")
 PARSE_ERRORS = (
     *(pickle.UnpicklingError, zipfile.BadZipFile, struct.error, NotImplementedError),
     *(ArithmeticError, AttributeError, EOFError, LookupError, MemoryError, RuntimeError),
-    *(TypeError, ValueError),
+    *(OSError, TypeError, ValueError),  # an archive may lead to a place before its file's start
 )
 
 

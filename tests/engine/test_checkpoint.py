@@ -425,3 +425,16 @@ def test_unknown_backbone_of_torchvision(without_torchvision):
     with pytest.raises(CheckpointError, match=r"torchvision://resnet5.*did you mean 'resnet50'"):
         CheckpointLoader.load_checkpoint("torchvision://resnet5")
     assert without_torchvision == []
+
+
+def test_an_archive_that_leads_before_its_start(tmp_path):
+    """Its directory says that it lies later than it does: the first entry's place is negative."""
+    path = tmp_path / "a.pth"
+    torch.save(dict(state_dict=dict(weight=torch.zeros(3))), path)
+    content = bytearray(path.read_bytes())
+    place = content.rindex(b"PK\x06\x06") + 48  # of the 64-bit record that torch writes
+    (offset,) = struct.unpack_from("<Q", content, place)
+    struct.pack_into("<Q", content, place, offset + 64)
+    path.write_bytes(content)
+    with pytest.raises(CheckpointError, match="cannot be read, it is damaged or no checkpoint"):
+        load_checkpoint_file(path)
