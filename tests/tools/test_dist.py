@@ -62,9 +62,10 @@ def two_processes(tmp_path_factory, toy_data):
     config = write_config("segmentor", toy_data, folder / "config.py", COMPARABLE)
     (folder / "threads_at_exit.py").write_text(THREADS_AT_EXIT)
     # The usual port is taken by somebody, us or another program.
-    with socket.socket() as other, contextlib.suppress(OSError):
-        other.bind(("", 29500))
-        other.listen()
+    with socket.socket() as other:
+        with contextlib.suppress(OSError):
+            other.bind(("", 29500))
+            other.listen()
         run = call(
             *("dist_train.sh", config, 2, "--work-dir", "two"), cwd=folder, PYTHONPATH=str(folder)
         )
