@@ -34,6 +34,8 @@ from mmdysample.engine.checkpoint import (
     load_weights,
 )
 from mmdysample.engine.families import family_of, read_data_sets
+from mmdysample.engine.images import check_image_file
+from mmdysample.engine.outputs import check_new
 from mmdysample.errors import InvalidType, UserError
 from mmdysample.registry import did_you_mean
 
@@ -157,23 +159,24 @@ def load_model(cfg: Config, checkpoint: str, device: str | None = None) -> nn.Mo
 
 def read_image(path: str) -> np.ndarray:
     """(H, W, 3), uint8, BGR; UserError if there is no readable image."""
-    if not os.path.isfile(path):
-        raise UserError(f"image {path} does not exist")
+    check_image_file(path)
     image = cv2.imread(path, cv2.IMREAD_COLOR)
     if image is None:
-        raise UserError(f"image {path} cannot be read: it is damaged or in no known format")
+        raise UserError(f"the image {path} cannot be read: it is damaged or in no known format")
     return image
 
 
-def check_picture_path(path: str) -> str:
-    """``path`` if matplotlib can write a picture there; UserError if not."""
+def check_figure_path(path: str, cfg: Config) -> None:
+    """Raise UserError unless matplotlib can write a new figure there, away from the data."""
     known = FigureCanvasBase.get_supported_filetypes()
-    folder, name = os.path.split(os.path.abspath(path))
+    directory, name = os.path.split(os.path.abspath(path))
     if os.path.splitext(name)[1][1:].lower() not in known:
         raise UserError(f"--out {path}: the name must end in one of .{', .'.join(sorted(known))}")
-    if not os.path.isdir(folder) or not os.access(folder, os.W_OK):
-        raise UserError(f"--out {path}: the folder {folder} does not exist or is not writable")
-    return path
+    if not os.path.isdir(directory) or not os.access(directory, os.W_OK):
+        raise UserError(
+            f"--out {path}: the directory {directory} does not exist or is not writable"
+        )
+    check_new(path, "--out", cfg)
 
 
 def load_input(cfg: Config, image_path: str) -> dict[str, Any]:

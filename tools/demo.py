@@ -57,7 +57,7 @@ class Task(NamedTuple):
     percent: float
     """What makes these results percent."""
     annotations: str | None
-    """File that the evaluator reads, in the folder of the data set."""
+    """File that the evaluator reads, in the directory of the data set."""
     picture: str
     quick: dict[str, dict[str, int]]
     """Settings of a run of seconds."""
@@ -200,7 +200,7 @@ def write_json(path: Path, value: Any) -> None:
 
 
 class Demo:
-    """The steps in their order, in a folder of their own."""
+    """The steps in their order, in a directory of their own."""
 
     def __init__(self, work_dir: Path, quick: bool) -> None:
         self.work_dir = work_dir
@@ -242,8 +242,8 @@ class Demo:
         """Train both models side by side: ones as small as these gain little from a second core."""
 
         def command(upsampler: str) -> list[str | Path]:
-            config, folder = self.config(task, upsampler), self.folder(task, upsampler)
-            return ["tools/train.py", config, "--work-dir", folder, "--resume"]
+            config, directory = self.config(task, upsampler), self.run_directory(task, upsampler)
+            return ["tools/train.py", config, "--work-dir", directory, "--resume"]
 
         def work(log: Path) -> None:
             runs = {}
@@ -251,7 +251,9 @@ class Demo:
                 if not self.trained(task, upsampler).exists():
                     own_log = log.with_name(f"{log.stem}-{upsampler.lower()}.log")
                     runs[upsampler] = (command(upsampler), own_log)
-            in_one_go = {name: not any(self.folder(task, name).glob("*.pth")) for name in runs}
+            in_one_go = {
+                name: not any(self.run_directory(task, name).glob("*.pth")) for name in runs
+            }
             ended = self.call(*runs.values())
             for upsampler, seconds in zip(runs, ended, strict=True):
                 what = {"seconds": seconds, "in_one_go": in_one_go[upsampler]}
@@ -263,15 +265,15 @@ class Demo:
 
     def trained(self, task: Task, upsampler: str) -> Path:
         """There when training has ended; the fields of Result that it tells."""
-        return self.folder(task, upsampler) / "trained.json"
+        return self.run_directory(task, upsampler) / "trained.json"
 
     def test(self, task: Task, upsampler: str) -> dict[str, float]:
-        folder = self.folder(task, upsampler)
-        done = folder / "tested.json"
-        out = folder / "test"
+        directory = self.run_directory(task, upsampler)
+        done = directory / "tested.json"
+        out = directory / "test"
 
         def work(log: Path) -> None:
-            command = ["tools/test.py", self.config(task, upsampler), checkpoint(folder)]
+            command = ["tools/test.py", self.config(task, upsampler), checkpoint(directory)]
             self.call(([*command, "--work-dir", out], log))
             newest = max(out.glob("*/*.json"))  # of a test that was interrupted there is none
             write_json(done, json.loads(newest.read_text()))
@@ -286,7 +288,7 @@ class Demo:
             warnings.simplefilter("ignore")
             from mmdysample.engine.checkpoint import load_checkpoint_file
 
-        path = checkpoint(self.folder(task, upsampler))
+        path = checkpoint(self.run_directory(task, upsampler))
         return sum(
             value.numel()
             for name, value in load_checkpoint_file(path)["state_dict"].items()
@@ -296,13 +298,13 @@ class Demo:
     def draw_predictions(self, task: Task) -> Path:
         models: list[str | Path] = []
         for upsampler in task.upsamplers:
-            path = checkpoint(self.folder(task, upsampler))
+            path = checkpoint(self.run_directory(task, upsampler))
             models += ["--model", upsampler, self.config(task, upsampler), path]
         return self.draw(["tools/analysis/predictions.py", *models], task.picture)
 
     def draw_sampling_points(self) -> Path:
         upsampler = DETECTOR.upsamplers[1]
-        path = checkpoint(self.folder(DETECTOR, upsampler))
+        path = checkpoint(self.run_directory(DETECTOR, upsampler))
         image = sorted((self.data / "val2017").iterdir())[2]
         command = ["tools/analysis/sampling_points.py", self.config(DETECTOR, upsampler)]
         return self.draw([*command, path, image], "sampling_points.png")
@@ -319,7 +321,7 @@ class Demo:
         self.do(f"drawing {name}", [picture], work)
         return picture
 
-    def folder(self, task: Task, upsampler: str) -> Path:
+    def run_directory(self, task: Task, upsampler: str) -> Path:
         return self.work_dir / self.original(task, upsampler).stem
 
     def original(self, task: Task, upsampler: str) -> Path:
@@ -429,9 +431,10 @@ def failure(command: list[str | Path], log: Path, status: int) -> DemoError:
     return DemoError(f"{command[0]} failed ({reason}); its output is in {log}")
 
 
-def checkpoint(folder: Path) -> Path:
-    """The last one that training in ``folder`` wrote."""
-    return Path((folder / "last_checkpoint").read_text().strip())
+def checkpoint(directory: Path) -> Path:
+    """The last one that training in ``directory`` wrote."""
+    # The path in it is absolute, and the demo may have been copied or moved since.
+    return directory / Path((directory / "last_checkpoint").read_text().strip()).name
 
 
 def stop(process: subprocess.Popen) -> None:

@@ -27,10 +27,9 @@ fi
 TOOLS=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1} MKL_NUM_THREADS=${MKL_NUM_THREADS:-1}
 export PYTHONPATH="$TOOLS/..${PYTHONPATH:+:$PYTHONPATH}"
-# For the line that says how to continue after a process was killed.
-printf -v MMDYSAMPLE_COMMAND '%s\n' bash "$0" "$@"
-export MMDYSAMPLE_COMMAND
+# --command: for the line that says how to continue after a process was killed.
 exec "${PYTHON:-python}" -m mmdysample.engine.launch \
+    --command="$(($# + 2))" bash "$0" "$@" \
     --nnodes="$NNODES" \
     --nproc-per-node="$GPUS" \
     "${RENDEZVOUS[@]}" \

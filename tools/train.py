@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import sys
+from argparse import Namespace
+from contextlib import nullcontext
+
+from mmengine.config import Config
 
 from mmdysample.engine.arguments import parse, tool_parser
 from mmdysample.engine.checkpoint import install_safe_loading
@@ -15,10 +19,11 @@ from mmdysample.engine.config import (
     load_config,
     set_work_dir,
 )
-from mmdysample.engine.distributed import leave_process_group
-from mmdysample.engine.errors import add_hint, doing, run_tool
+from mmdysample.engine.distributed import is_first_process, leave_process_group
+from mmdysample.engine.errors import add_hint, command_to_continue, doing, run_tool
 from mmdysample.engine.families import family_of
-from mmdysample.engine.resume import can_continue, command_to_continue, plan_resume
+from mmdysample.engine.lock import only_run_in
+from mmdysample.engine.resume import can_continue, plan_resume
 from mmdysample.engine.runner import build_runner
 
 
@@ -53,6 +58,13 @@ def main() -> None:
         enable_auto_scale_lr(cfg)
     set_work_dir(cfg, args.work_dir, args.config)
     install_safe_loading()
+    # Before the first file is written: a run that is refused changes nothing of the other's.
+    with only_run_in(cfg.work_dir) if is_first_process(args.launcher) else nullcontext():
+        train(cfg, args)
+    leave_process_group()
+
+
+def train(cfg: Config, args: Namespace) -> None:
     checkpoint = plan_resume(cfg, args.resume)
     fit_to_machine(cfg, args.launcher)
     try:
@@ -62,13 +74,11 @@ def main() -> None:
             runner.train()
     except (KeyboardInterrupt, OSError) as error:
         if can_continue(cfg):
-            again = command_to_continue(["python", *sys.argv], args.resume)
+            again = command_to_continue(["python", *sys.argv])
             if args.launcher != "none":
                 again = "the same command with --resume"
             add_hint(error, f"to continue: {again}")
         raise
-    del runner  # it holds the process group
-    leave_process_group()
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ arguments.py    the command line that the tools share
 options.py      --cfg-options
 config.py       edits that a command line and a machine make to a config
 families.py     what differs between mmdet and mmseg
-outputs.py      a test writes to what is new, away from the data
+outputs.py      the tools write away from the data, a test to what is new
 dump.py         predictions are written whole or not at all
 draw.py         a segmentor's predictions are drawn away from the run's records
 distributed.py  launchers and process groups, also without a GPU

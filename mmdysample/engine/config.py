@@ -20,6 +20,7 @@ from mmdysample.engine.distributed import (
     start_on_cpu,
     world_size,
 )
+from mmdysample.engine.outputs import check_work_dir
 from mmdysample.errors import UserError
 
 # mmengine looks up `package::` in a list of OpenMMLab's packages: let configs build on ours too.
@@ -89,11 +90,16 @@ def _reason(error: Exception, path: str) -> str:
 
 
 def set_work_dir(cfg: Config, work_dir: str | None, config_path: str) -> None:
-    """Work dir: command line, else config, else ``./work_dirs/<config's name>``; it is made."""
+    """Work dir: command line, else config, else ``./work_dirs/<config's name>``; it is made.
+
+    Raises:
+        UserError: it is among the data of the config, or cannot be written to.
+    """
     if work_dir is not None:
         cfg.work_dir = work_dir
     elif cfg.get("work_dir") is None:
         cfg.work_dir = os.path.join("./work_dirs", Path(config_path).stem)
+    check_work_dir(cfg)
     try:
         os.makedirs(cfg.work_dir, exist_ok=True)
         writable = os.access(cfg.work_dir, os.W_OK | os.X_OK)

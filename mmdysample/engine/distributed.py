@@ -29,6 +29,7 @@ _STARTED_BY = {
     "mpi": "mpirun",
 }
 _WORLD_SIZE = {"pytorch": "WORLD_SIZE", "slurm": "SLURM_NTASKS", "mpi": "OMPI_COMM_WORLD_SIZE"}
+_RANK = {"pytorch": "RANK", "slurm": "SLURM_PROCID", "mpi": "OMPI_COMM_WORLD_RANK"}
 _DEFAULT_PORT = "29500"
 
 
@@ -45,6 +46,11 @@ def check_launcher(launcher: str) -> None:
 def world_size(launcher: str) -> int:
     """How many processes ``launcher`` has started."""
     return int(os.environ[_WORLD_SIZE[launcher]]) if launcher in _WORLD_SIZE else 1
+
+
+def is_first_process(launcher: str) -> bool:
+    """Whether this process is the first that ``launcher`` has started, before all are connected."""
+    return launcher not in _RANK or os.environ.get(_RANK[launcher], "0") == "0"
 
 
 def end_with_launcher(seconds: float = 1.0) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import errno
 import os
+import shlex
 import sys
 import time
 import traceback
@@ -114,6 +115,27 @@ def add_hint(error: BaseException, hint: str) -> None:
 
 def _hint(error: BaseException) -> str:
     return "".join(f"; {note}" for note in getattr(error, "__notes__", []))
+
+
+def command_to_continue(words: list[str]) -> str:
+    """The command line that goes on with the run that ``words`` started.
+
+    It has all of its options. The checkpoint that its ``--resume`` may name gives way to the newest
+    one.
+    """
+    kept: list[str] = []
+    may_be_checkpoint = False
+    for word in words:
+        option, equals, _ = word.partition("=")
+        # argparse takes an option's beginning for the option.
+        if len(option) > 2 and "--resume".startswith(option):
+            may_be_checkpoint = not equals
+        elif may_be_checkpoint and not word.startswith("-"):
+            may_be_checkpoint = False
+        else:
+            may_be_checkpoint = False
+            kept.append(word)
+    return shlex.join([*kept, "--resume"])
 
 
 def is_rank_zero() -> bool:

@@ -1,14 +1,13 @@
 """``python -m mmdysample.engine.launch``: torchrun whose processes have the last word.
 
-It takes torchrun's arguments. Where a process of the run has ended with a sentence about a user's
-error, torchrun alone would add a traceback and another exit status; where one was killed, it would
-not say how to continue.
+It takes torchrun's arguments; before them may stand ``--command=N`` and the N words of the user's
+command, if ``--resume`` can continue it. Where a process of the run has ended with a sentence about
+a user's error, torchrun alone would add a traceback and another exit status; where one was killed,
+it would not say how to continue.
 """
 
 from __future__ import annotations
 
-import os
-import shlex
 import signal
 import sys
 
@@ -16,14 +15,21 @@ from torch.distributed.elastic.multiprocessing.api import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.run import main as torchrun
 
-from mmdysample.engine.errors import INTERRUPTED_STATUS, USER_ERROR_STATUS
+from mmdysample.engine.errors import (
+    INTERRUPTED_STATUS,
+    USER_ERROR_STATUS,
+    command_to_continue,
+)
 
-# The words of the user's command, a line each, if ``--resume`` can continue it.
-COMMAND_VARIABLE = "MMDYSAMPLE_COMMAND"
+COMMAND_OPTION = "--command="
 
 
 def main(arguments: list[str]) -> int:
     """Run torchrun with its own arguments and return the exit status."""
+    command: list[str] = []
+    if arguments and arguments[0].startswith(COMMAND_OPTION):
+        first = 1 + int(arguments[0].removeprefix(COMMAND_OPTION))
+        command, arguments = arguments[1:first], arguments[first:]
     try:
         torchrun(arguments)
     except ChildFailedError as error:
@@ -37,12 +43,12 @@ def main(arguments: list[str]) -> int:
         for rank, number in killed.items():
             name = signal.Signals(number).name
             print(f"error: process {rank} of the run was ended by {name}", file=sys.stderr)
-        _say_how_to_continue()
+        _say_how_to_continue(command)
         return 1
     except SignalException as error:
         # The processes have been told; at an interrupt they have said what there is to say.
         if error.sigval != signal.SIGINT:
-            _say_how_to_continue()
+            _say_how_to_continue(command)
         return 128 + error.sigval
     return 0
 
@@ -55,25 +61,9 @@ def _killed(statuses: dict[int, int]) -> dict[int, int]:
     return first or (signals if len(signals) == len(statuses) else {})
 
 
-def _say_how_to_continue() -> None:
-    command = os.environ.get(COMMAND_VARIABLE, "").split("\n")[:-1]
+def _say_how_to_continue(command: list[str]) -> None:
     if command:
-        print(f"to continue: {shlex.join(resuming(command))}", file=sys.stderr, flush=True)
-
-
-def resuming(command: list[str]) -> list[str]:
-    """A command with ``--resume`` alone, which takes the newest checkpoint, at its end."""
-    kept: list[str] = []
-    words = iter(command)
-    for word in words:
-        if word == "--resume":
-            following = next(words, None)
-            # A checkpoint's path.
-            if following is not None and following.startswith("-"):
-                kept.append(following)
-        elif not word.startswith("--resume="):
-            kept.append(word)
-    return [*kept, "--resume"]
+        print(f"to continue: {command_to_continue(command)}", file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""Where a test may write: what is new, away from the data of the config.
+"""Where the tools may write: away from the data of the config, and a test to what is new alone.
 
-Nothing that exists is written to, so that nothing of a user's can be lost. Data sets are kept free
-of new files, too: many read whatever lies in their directories.
+A test writes to nothing that exists, so that nothing of a user's can be lost. Data sets are kept
+free of new files, too: many read whatever lies in their directories.
 """
 
 from __future__ import annotations
@@ -32,7 +32,8 @@ def check_new(path: str, option: str, cfg: Config) -> None:
 def check_new_directory(path: str, option: str, cfg: Config) -> None:
     """As `check_new` for a directory, which may be there if it is empty.
 
-    A relative ``path`` of ``--show-dir`` is below the directory of the run, which is new itself.
+    A relative ``path`` of ``--show-dir`` is below the directory of the run, which is new itself and
+    away from the data (`check_work_dir`).
     """
     if not path:
         raise UserError(f"{option} is empty: give the name of a directory")
@@ -42,7 +43,6 @@ def check_new_directory(path: str, option: str, cfg: Config) -> None:
                 f"{option} {path} is not below the directory of the run, work_dir/timestamp: give "
                 "an absolute path to write elsewhere"
             )
-        _check_outside_data(cfg.work_dir, "the work dir", cfg)
         return
     if os.path.lexists(path):
         if not os.path.isdir(path):
@@ -56,9 +56,14 @@ def check_new_directory(path: str, option: str, cfg: Config) -> None:
     _check_outside_data(path, option, cfg)
 
 
+def check_work_dir(cfg: Config) -> None:
+    """Raise UserError if the work dir, which may exist, is among data of the config."""
+    _check_outside_data(cfg.work_dir, "work dir", cfg)
+
+
 def _check_outside_data(path: str, what: str, cfg: Config) -> None:
     """Compares the directories themselves, not their names: links and mounts are seen through."""
-    place = Path(path).resolve()
+    place = Path(os.path.realpath(path))
     above = {_identity(each) for each in (place, *place.parents)} - {None}
     for directory in data_directories(cfg):
         if _identity(directory) in above:
@@ -90,18 +95,28 @@ def _directories(settings: Any, root: str) -> Iterator[tuple[str, bool]]:
         yield root, False
     for key, value in settings.items():
         if key == "data_prefix" and isinstance(value, dict):
-            yield from ((os.path.join(root, e), True) for e in value.values() if isinstance(e, str))
+            for each in value.values():
+                if isinstance(each, str):
+                    yield os.path.join(root, each), _is_below(each)
         elif key in ("ann_file", "seg_prefix") and isinstance(value, str):
             path = os.path.join(root, value)
-            yield (path, True) if os.path.isdir(path) else (os.path.dirname(path) or ".", False)
+            if os.path.isdir(path):
+                yield path, _is_below(value)
+            else:
+                yield os.path.dirname(path) or ".", False
         elif key != "pipeline":
             yield from _directories(value, root)
+
+
+def _is_below(prefix: str) -> bool:
+    """Whether it is a directory of its own, not the data_root itself."""
+    return os.path.normpath(prefix) != os.curdir
 
 
 def _identity(path: str | Path) -> tuple[int, int] | None:
     """What tells a file or directory from every other, None if there is none."""
     try:
         found = os.stat(path)
-    except OSError:
+    except (OSError, ValueError):
         return None
     return found.st_dev, found.st_ino

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import shlex
 from pathlib import Path, PurePath
 
 from mmengine.config import Config
@@ -110,27 +109,6 @@ def can_continue(cfg: Config) -> bool:
         return True
     written = MessageHub.get_current_instance().get_info("last_ckpt")
     return written is not None and os.path.exists(written)
-
-
-def command_to_continue(words: list[str], resume: str | None) -> str:
-    """A command line with every option that it had, which continues the run that it started.
-
-    Args:
-        words: the command line.
-        resume: what its ``--resume`` said; None if it has none.
-    """
-    kept: list[str] = []
-    before = ""
-    for word in words:
-        option = word.partition("=")[0]
-        # argparse takes an option's beginning for the option. The checkpoint that it names gives
-        # way to the newest one.
-        is_resume = len(option) > 2 and "--resume".startswith(option)
-        is_its_checkpoint = word == resume and len(before) > 2 and "--resume".startswith(before)
-        if not is_resume and not is_its_checkpoint:
-            kept.append(word)
-        before = word
-    return shlex.join([*kept, "--resume"])
 
 
 def checkpoint_names(cfg: Config) -> tuple[Path, re.Pattern]:

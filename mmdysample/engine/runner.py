@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 import os
-from contextlib import nullcontext
 from typing import Any
 
 from mmengine.config import Config
@@ -22,7 +21,6 @@ from mmdysample.engine.checks import check_batches
 from mmdysample.engine.data import check_evaluator
 from mmdysample.engine.errors import doing
 from mmdysample.engine.hooks import LosslessCheckpointHook, SeedEachIteration
-from mmdysample.engine.lock import only_run_in
 from mmdysample.engine.nonfinite import StopOnNonFiniteLoss, check_weights
 from mmdysample.engine.restore import Position, read_position, restore
 from mmdysample.engine.seeding import PlacedBatchSampler, PlacedDataset
@@ -37,7 +35,6 @@ class RestartableRunner(Runner):
     - a resumed run skips the batches that were trained on without loading them;
     - checkpoints are written whole or not at all, and old ones deleted only afterwards;
     - weights that are not finite are not saved, and a run whose loss stays so is stopped;
-    - a second run in the same work dir is refused;
     - a checkpoint of another model and an empty data set are errors.
     """
 
@@ -73,10 +70,6 @@ class RestartableRunner(Runner):
     def build_test_loop(self, loop):
         check_evaluator(self._test_evaluator, self._test_dataloader)
         return super().build_test_loop(loop)
-
-    def train(self) -> nn.Module:
-        with only_run_in(self.work_dir) if is_main_process() else nullcontext():
-            return super().train()
 
     def build_train_loop(self, loop):
         position = None

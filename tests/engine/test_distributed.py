@@ -14,7 +14,11 @@ pytest.importorskip("mmengine", reason="needs mmengine: bash tools/setup_env.sh 
 
 from torch import distributed, nn
 
-from mmdysample.engine.distributed import end_with_launcher, leave_process_group
+from mmdysample.engine.distributed import (
+    end_with_launcher,
+    is_first_process,
+    leave_process_group,
+)
 
 
 def rank_of_a_launcher(**environment: str) -> tuple[int, int]:
@@ -42,6 +46,20 @@ def rank_of_a_launcher(**environment: str) -> tuple[int, int]:
 def has_ended(reader: int, seconds: float) -> bool:
     ready, _, _ = select.select([reader], [], [], seconds)
     return bool(ready)
+
+
+@pytest.mark.parametrize(
+    ("launcher", "name"),
+    [("pytorch", "RANK"), ("slurm", "SLURM_PROCID"), ("mpi", "OMPI_COMM_WORLD_RANK")],
+)
+def test_first_process(monkeypatch, launcher, name):
+    """Of all nodes, by the variable of its own launcher; without one each process is the first."""
+    for each in ("RANK", "SLURM_PROCID", "OMPI_COMM_WORLD_RANK"):
+        monkeypatch.setenv(each, "0")
+    assert is_first_process(launcher)
+    monkeypatch.setenv(name, "1")
+    assert not is_first_process(launcher)
+    assert is_first_process("none")
 
 
 @pytest.mark.parametrize("rank", ["0", "1"])

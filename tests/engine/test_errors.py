@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import shlex
 import sys
 import time
 from pathlib import Path
@@ -18,6 +19,7 @@ from mmdysample.engine.errors import (
     USER_ERROR_STATUS,
     ArgumentParser,
     add_hint,
+    command_to_continue,
     doing,
     run_tool,
     sentence_of,
@@ -206,3 +208,29 @@ def test_arguments(capsys, monkeypatch):
         parser.parse_args()
     assert end.value.code == USER_ERROR_STATUS
     assert capsys.readouterr().err.startswith("error: the following arguments are required: config")
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ("train.py c.py", "train.py c.py --resume"),
+        ("train.py c.py --amp --cfg-options a=1", "train.py c.py --amp --cfg-options a=1 --resume"),
+        ("train.py c.py --resume", "train.py c.py --resume"),
+        ("train.py c.py --resume --amp", "train.py c.py --amp --resume"),
+        ("train.py --resume auto c.py --amp", "train.py c.py --amp --resume"),
+        ("train.py c.py --resume old.pth --amp", "train.py c.py --amp --resume"),
+        ("train.py c.py --resume=old.pth --amp", "train.py c.py --amp --resume"),
+        ("train.py c.py --res old.pth", "train.py c.py --resume"),
+        ("train.py c.py --res=old.pth x", "train.py c.py x --resume"),
+        ("dist_train.sh c.py 2 --res old.pth --amp", "dist_train.sh c.py 2 --amp --resume"),
+        ("train.py c.py --work-dir auto --resume", "train.py c.py --work-dir auto --resume"),
+        ("train.py c.py --resume a --resume b", "train.py c.py --resume"),
+    ],
+)
+def test_command_to_continue(words, expected):
+    assert command_to_continue(words.split()) == expected
+
+
+def test_command_to_continue_is_quoted():
+    words = ["python", "train.py", "my config.py", "--cfg-options", "a=(1,2)", "b='x\ny'"]
+    assert shlex.split(command_to_continue(words)) == [*words, "--resume"]

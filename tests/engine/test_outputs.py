@@ -9,7 +9,12 @@ pytest.importorskip("mmengine", reason="needs mmengine: bash tools/setup_env.sh 
 
 from mmengine.config import Config
 
-from mmdysample.engine.outputs import check_new, check_new_directory, data_directories
+from mmdysample.engine.outputs import (
+    check_new,
+    check_new_directory,
+    check_work_dir,
+    data_directories,
+)
 from mmdysample.errors import UserError
 
 
@@ -82,3 +87,36 @@ def test_a_data_directory_under_another_name(inside):
 def test_settings_that_name_no_directory(value):
     cfg = config(data_root=value, data_prefix=value, ann_file=value)
     check_new_directory("new", "--out", cfg)
+
+
+def work_dir_config(work_dir: str, **dataset) -> Config:
+    return Config({**config(**dataset).to_dict(), "work_dir": work_dir})
+
+
+@pytest.mark.parametrize(
+    "work_dir", ["../data", "../data/images", "../data/images/new", "../data/annotations", "link/w"]
+)
+def test_a_work_dir_among_the_data(work_dir):
+    os.symlink("../data/images", "link")
+    data = dict(data_root="../data", data_prefix=dict(img="images"), ann_file="annotations/a.json")
+    with pytest.raises(UserError, match=f"work dir {work_dir}: .* holds data of the config"):
+        check_work_dir(work_dir_config(work_dir, **data))
+
+
+@pytest.mark.parametrize(
+    "dataset",
+    [
+        dict(data_root="../data", data_prefix=dict(img="images"), ann_file="annotations/a.json"),
+        # Around the current directory.
+        dict(data_root=".", data_prefix=dict(img="../data/images"), ann_file="a.json"),
+        dict(data_root="..", data_prefix=dict(img="data/images")),
+        dict(data_root=".", data_prefix=dict(img=""), ann_file="a.json"),
+        dict(data_root="./", data_prefix=dict(img=""), ann_file=""),
+        dict(data_root="", data_prefix=dict(img="")),
+        dict(data_prefix=dict(img=""), ann_file="a.json"),
+    ],
+)
+@pytest.mark.parametrize("work_dir", ["./work_dirs/name", "../data-runs", "../work", "w"])
+def test_a_work_dir_beside_the_data(work_dir, dataset):
+    os.makedirs("w/of/an/earlier/run")
+    check_work_dir(work_dir_config(work_dir, **dataset))

@@ -20,7 +20,6 @@ from mmengine.config import Config
 
 from mmdysample.engine.checkpoint import CheckpointError, load_checkpoint_file
 from mmdysample.engine.resume import (
-    command_to_continue,
     newest_checkpoint,
     plan_resume,
 )
@@ -271,27 +270,3 @@ def test_weights_alone_cannot_be_resumed(tmp_path):
     torch.save(dict(state_dict={}), tmp_path / "weights.pth")
     with pytest.raises(CheckpointError, match="not with --resume"):
         plan_resume(config_of(tmp_path), str(tmp_path / "weights.pth"))
-
-
-@pytest.mark.parametrize(
-    ("words", "resume", "expected"),
-    [
-        ("train.py c.py", None, "train.py c.py --resume"),
-        ("train.py c.py --amp --cfg-options a=1", None, None),
-        ("train.py c.py --resume", "auto", "train.py c.py --resume"),
-        ("train.py --resume auto c.py --amp", "auto", "train.py c.py --amp --resume"),
-        ("train.py c.py --resume old.pth --amp", "old.pth", "train.py c.py --amp --resume"),
-        ("train.py c.py --resume=old.pth --amp", "old.pth", "train.py c.py --amp --resume"),
-        ("train.py c.py --res old.pth", "old.pth", "train.py c.py --resume"),
-        ("train.py c.py --cfg-options a=b --work-dir auto --resume", "auto", None),
-    ],
-)
-def test_command_to_continue(words, resume, expected):
-    expected = expected or words.replace(" --resume", "") + " --resume"
-    assert command_to_continue(words.split(), resume) == expected
-
-
-def test_command_to_continue_is_quoted():
-    words = ["python", "train.py", "my config.py", "--cfg-options", "a=(1,2)"]
-    expected = "python train.py 'my config.py' --cfg-options 'a=(1,2)' --resume"
-    assert command_to_continue(words, None) == expected

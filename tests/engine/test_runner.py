@@ -14,9 +14,9 @@ import numpy as np
 from mmengine.config import Config
 from mmengine.evaluator import BaseMetric
 from mmengine.hooks import CheckpointHook
-from mmengine.model import BaseModel
+from mmengine.model import BaseModel, MMDistributedDataParallel
 from mmengine.runner import IterBasedTrainLoop
-from torch import nn
+from torch import distributed, nn
 from torch.utils.data import Dataset
 
 from mmdysample.engine.atomic import replacing
@@ -171,9 +171,24 @@ def test_resuming_a_run_that_is_complete(tmp_path, by_epoch):
         runner(tmp_path / "w", train_cfg=shorter, load_from=last, resume=True).train()
 
 
-def test_sync_bn_is_converted(tmp_path):
-    made = runner(tmp_path / "w")
-    assert not any(isinstance(module, nn.SyncBatchNorm) for module in made.model.modules())
+@pytest.mark.skipif(torch.cuda.is_available(), reason="run it with CUDA_VISIBLE_DEVICES=''")
+@pytest.mark.parametrize("sync_bn", [None, "torch"])
+def test_sync_bn_is_converted(tmp_path, monkeypatch, sync_bn):
+    """In a process group on the CPU, where it cannot run; also the one that the config asks for."""
+    monkeypatch.setenv("LOCAL_RANK", "0")
+    distributed.init_process_group("gloo", store=distributed.HashStore(), rank=0, world_size=1)
+    try:
+        settings = dict(device_ids=None, find_unused_parameters=True)
+        wrapper = dict(type="MMDistributedDataParallel", **settings)
+        cfg = dict(model_wrapper_cfg=wrapper, sync_bn=sync_bn)
+        made = runner(tmp_path / "w", launcher="pytorch", cfg=cfg)
+        made.train()
+        kinds = [type(module) for module in made.model.modules()]
+        assert kinds[0] is MMDistributedDataParallel
+        assert nn.SyncBatchNorm not in kinds
+        assert any(issubclass(kind, nn.modules.batchnorm._BatchNorm) for kind in kinds)
+    finally:
+        distributed.destroy_process_group()
 
 
 @pytest.mark.parametrize("type_", ["CheckpointHook", "mmengine.CheckpointHook", CheckpointHook])

@@ -19,6 +19,8 @@ pytest.importorskip("mmseg", reason="needs mmseg: bash tools/setup_env.sh instal
 
 import cv2
 
+from tools.demo import checkpoint
+
 TOOLS = Path(__file__).parents[2] / "tools"
 COMMAND = [sys.executable, str(TOOLS / "demo.py"), "--quick", "--work-dir"]
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
@@ -110,15 +112,24 @@ def test_a_failing_step_is_one_sentence_with_its_log(finished, tmp_path):
     shutil.rmtree(work_dir / "configs")  # of the place that it was copied from
     folder = work_dir / "segformer_mit-b0_dysample_shapes"
     (folder / "tested.json").unlink()
-    broken = work_dir / "broken.pth"
-    broken.write_bytes(b"not a checkpoint")
-    (folder / "last_checkpoint").write_text(str(broken))
+    (folder / "broken.pth").write_bytes(b"not a checkpoint")
+    (folder / "last_checkpoint").write_text(str(folder / "broken.pth"))
     result = demo(work_dir)
     assert result.returncode == 1
     (line,) = result.stderr.strip().splitlines()
     assert line.startswith("error: tools/test.py failed (error: checkpoint ")
     (log,) = re.findall(r"its output is in (.+)$", line)
     assert "broken.pth" in Path(log).read_text()
+
+
+def test_a_copied_demo_has_its_own_checkpoints(tmp_path):
+    """What training notes is an absolute path, of the demo that was copied."""
+    original, copy = tmp_path / "original", tmp_path / "copy"
+    original.mkdir()
+    (original / "iter_2.pth").touch()
+    (original / "last_checkpoint").write_text(f"{original / 'iter_2.pth'}\n")
+    shutil.copytree(original, copy)
+    assert checkpoint(copy) == copy / "iter_2.pth"
 
 
 def contents(directory: Path) -> dict[str, bytes]:

@@ -229,6 +229,38 @@ def test_a_users_work_that_comes_while_it_is_drawn(drawn, tmp_path):
     assert list(tmp_path.iterdir()) == [out]
 
 
+LATE = """
+import os, sys
+sys.path.insert(0, sys.argv[1])
+import make_shapes
+
+def add(event, arguments):
+    if event == "os.rename" and os.fspath(arguments[0]) == sys.argv[2]:
+        with open(os.path.join(sys.argv[2], "annotations", "notes.txt"), "w") as file:
+            file.write("a week of work")
+
+sys.addaudithook(add)
+sys.exit(make_shapes.main(sys.argv[2:]))
+"""
+
+
+def test_a_users_work_that_comes_at_the_last_moment(drawn, tmp_path):
+    """Just before the old data set is moved away."""
+    out = tmp_path / "shapes"
+    shutil.copytree(drawn, out)
+    before = contents(out)
+    arguments = [str(TOOL.parent), str(out), *SMALL, "--seed", "3", "--overwrite"]
+    result = subprocess.run(
+        [sys.executable, "-c", LATE, *arguments], capture_output=True, text=True, timeout=120
+    )
+    assert (out / "annotations" / "notes.txt").read_text() == "a week of work"
+    assert_refused(result, str(out), "annotations/notes.txt in it was not made by this tool")
+    after = contents(out)
+    del after["annotations/notes.txt"]
+    assert after == before
+    assert list(tmp_path.iterdir()) == [out]
+
+
 @pytest.mark.parametrize("name", ["shapes.partial", "shapes.0123abcd.partial"])
 def test_another_directory_of_the_name_of_an_unfinished_one(drawn, tmp_path, name):
     (tmp_path / name).mkdir()

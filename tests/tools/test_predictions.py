@@ -101,6 +101,16 @@ def test_a_wrong_argument_is_one_sentence(monkeypatch, capsys, tmp_path, options
     assert not list(tmp_path.iterdir())
 
 
+def test_an_image_is_not_drawn_over(monkeypatch, capsys, tmp_path):
+    image = tmp_path / "000.jpg"
+    image.write_bytes(b"a user's")
+    model = ["--model", "N", str(CONFIG), "x.pth"]
+    monkeypatch.setattr("sys.argv", ["predictions.py", "--out", str(image), *model])
+    assert run_tool(tool.main) == 2
+    assert f"error: --out {image} exists already" in capsys.readouterr().err
+    assert image.read_bytes() == b"a user's"
+
+
 def test_a_model_without_boxes_is_told_so(axes):
     with pytest.raises(UserError, match="predicts no boxes"):
         tool.draw_predicted_boxes(axes, SimpleNamespace(), CLASSES, 0.5)

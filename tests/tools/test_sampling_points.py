@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -125,6 +126,8 @@ def files(tmp_path_factory) -> Path:
     save_checkpoint(SEGMENTOR, folder / "segmentor.pth")
     image = np.random.default_rng(0).integers(0, 256, (96, 130, 3), np.uint8)
     cv2.imwrite(str(folder / "image.png"), image)
+    whole = cv2.imencode(".jpg", image)[1].tobytes()
+    (folder / "cut.jpg").write_bytes(whole[: len(whole) // 2])
     (folder / "damaged.png").write_bytes((folder / "image.png").read_bytes()[:40])
     return folder
 
@@ -204,8 +207,9 @@ def test_a_wrong_argument_is_one_sentence(call, files, tmp_path, monkeypatch, ca
 @pytest.mark.parametrize(
     ("config", "checkpoint", "image", "expected"),
     [
-        (DETECTOR, "detector.pth", "none.png", "none.png does not exist"),
+        (DETECTOR, "detector.pth", "none.png", "none.png cannot be read: no such file"),
         (DETECTOR, "detector.pth", "damaged.png", "damaged.png cannot be read"),
+        (DETECTOR, "detector.pth", "cut.jpg", "cut.jpg cannot be read: its end is missing"),
         (DETECTOR, "none.pth", "image.png", "none.pth does not exist"),
         (DETECTOR, "image.png", "image.png", "image.png is not a file of torch.save"),
         (DETECTOR, "segmentor.pth", "image.png", "does not fit this model"),
@@ -217,6 +221,28 @@ def test_a_wrong_file_is_one_sentence(call, files, tmp_path, config, checkpoint,
     status, _, stderr = call(config, files / checkpoint, files / image, "--out", out)
     assert_refused(status, stderr, expected)
     assert not out.exists()
+
+
+def test_an_image_is_not_drawn_over(call, files, tmp_path):
+    """Nor is anything put among the data."""
+    images = tmp_path / "data" / "val2017"
+    images.mkdir(parents=True)
+    users = tmp_path / "mine.png"
+    users.write_bytes((files / "image.png").read_bytes())
+    os.symlink("nowhere", tmp_path / "link.png")
+    before = sorted(tmp_path.rglob("*"))
+    inputs = (DETECTOR, files / "detector.pth", files / "image.png", "--device", "cpu")
+    root = ("--cfg-options", f"test_dataloader.dataset.data_root={tmp_path / 'data'}/")
+    for out, expected in [
+        (users, "exists already"),
+        (tmp_path / "link.png", "exists already"),
+        (images / "new.png", "holds data of the config"),
+    ]:
+        status, _, stderr = call(*inputs, "--out", out, *root)
+        assert_refused(status, stderr, f"--out {out}")
+        assert expected in stderr
+    assert sorted(tmp_path.rglob("*")) == before
+    assert users.read_bytes() == (files / "image.png").read_bytes()
 
 
 def test_a_model_without_dysample_is_refused(call, files, tmp_path):

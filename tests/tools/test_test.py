@@ -105,6 +105,12 @@ REFUSED = {
     "work-dir-in-the-data": (
         *("detector", ["--work-dir", "DATA/w", "--show-dir", "new"], "holds data of the config"),
     ),
+    "work-dir-among-the-labels": (
+        *("segmentor", ["--work-dir", "DATA/labels"], "holds data of the config"),
+    ),
+    "new-work-dir-below-the-images": (
+        *("detector", ["--work-dir", "link/images/new"], "holds data of the config"),
+    ),
     "out-of-the-run": ("segmentor", ["--show-dir", "x/../../../labels"], "is not below"),
     "pickle-in-the-data": ("detector", ["--out", "DATA/found.pkl"], "holds data of the config"),
     "pickle-over-a-users": ("detector", ["--out", "users.pkl"], "exists already"),

@@ -57,6 +57,22 @@ def test_default_work_dir_and_plain_call(segmentor, tmp_path):
     assert "SyncBatchNorm (SyncBN) layers in the model will be automatically reverted" in run.stdout
 
 
+@pytest.mark.parametrize("work_dir", ["DATA/labels", "DATA/images/new", "link/labels"])
+def test_a_work_dir_among_the_data(toy_data, zygote, tmp_path, work_dir):
+    data = tmp_path / "data"
+    shutil.copytree(toy_data, data)
+    (tmp_path / "link").symlink_to(data)
+    config = write_config("segmentor", data, tmp_path / "config.py")
+    before = sorted(tmp_path.rglob("*"))
+    work_dir = work_dir.replace("DATA", str(data))
+    options = ("--work-dir", work_dir, "--cfg-options", *ONE_ITERATION)
+    run = zygote.run(TRAIN, config, *options, cwd=tmp_path)
+    assert run.status == 2
+    assert run.stderr.startswith(f"error: work dir {work_dir}: ") and run.stderr.count("\n") == 1
+    assert "holds data of the config" in run.stderr
+    assert sorted(tmp_path.rglob("*")) == before
+
+
 def test_saved_config_is_the_users(segmentor, zygote, tmp_path):
     """What the tools put around data sets and hooks does not get into the config that is kept."""
     run = zygote.run(

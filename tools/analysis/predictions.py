@@ -30,7 +30,7 @@ from mmengine.registry import DATASETS, init_default_scope
 from mmdysample.engine.config import load_config
 from mmdysample.engine.errors import ArgumentParser, UserError, run_tool
 from mmdysample.engine.families import family_of
-from mmdysample.inference import check_picture_path, load_model, predict, read_image
+from mmdysample.inference import check_figure_path, load_model, predict, read_image
 
 Color = tuple[float, float, float]
 UNLABELLED = (0.0, 0.0, 0.0)
@@ -192,17 +192,17 @@ def draw(
 
 def main() -> None:
     args = parse_args()
-    out = check_picture_path(args.out)
     predictions: dict[str, list[Any]] = {}
     for name, config, checkpoint in args.model:
         cfg = load(config, args.data_root)
+        check_figure_path(args.out, cfg)
         samples, classes = test_samples(cfg, args.images)
         model = load_model(cfg, checkpoint, args.device)
         predictions[name] = [predict(model, sample) for sample in samples]
     sheet = SHEETS[cfg.default_scope]
     figure = draw(samples, predictions, classes, sheet, args.score)
-    figure.savefig(out)
-    print(out)
+    figure.savefig(args.out)
+    print(args.out)
 
 
 if __name__ == "__main__":

@@ -32,7 +32,7 @@ from mmdysample import DySample
 from mmdysample.engine.config import load_config
 from mmdysample.engine.errors import ArgumentParser, UserError, run_tool
 from mmdysample.engine.options import HELP, CfgOptions
-from mmdysample.inference import check_picture_path, load_input, load_model, predict
+from mmdysample.inference import check_figure_path, load_input, load_model, predict
 
 SUBPIXEL_COLORS = ("#ff3860", "#ffdd57", "#23d160", "#3298ff")
 
@@ -362,8 +362,9 @@ def legend(figure: SubFigure, s: int) -> None:
 
 def main() -> None:
     args = parse_args()
-    out = None if args.list else check_picture_path(args.out)
     cfg = load_config(args.config, args.cfg_options, ("model", "test_dataloader"))
+    if not args.list:
+        check_figure_path(args.out, cfg)
     data = load_input(cfg, args.image)
     model = load_model(cfg, args.checkpoint, args.device)
     padded: list[tuple[int, int]] = []
@@ -400,8 +401,8 @@ def main() -> None:
         f"channel group {group} of {stage.module.groups}"
     )
     figure = draw(image, title, points, stride, group, window)
-    figure.savefig(out)
-    print(out)
+    figure.savefig(args.out)
+    print(args.out)
 
 
 if __name__ == "__main__":

@@ -50,7 +50,7 @@ def is_finished(out: Path, arguments: Arguments, overwrite: bool) -> bool:
             "directory"
         )
     if overwrite:
-        _check_only_ours(out)
+        _check_only_ours(out, out)
         return False
     if {**found, "files": None} != {**_marker(arguments), "files": None}:
         made_with = " ".join(f"{name}={value}" for name, value in found["arguments"].items())
@@ -77,16 +77,21 @@ def _read_marker(out: Path) -> dict | None:
     return marker if ours and isinstance(marker.get("arguments"), dict) else None
 
 
-def _check_only_ours(out: Path) -> None:
-    """Raise ShapesError if there is anything in `out` that this tool did not write as it is."""
-    marker = _read_marker(out)
+def _check_only_ours(root: Path, out: Path) -> None:
+    """Raise ShapesError if there is anything in `root` that this tool did not write as it is.
+
+    Args:
+        root: a data set.
+        out: its name for the user.
+    """
+    marker = _read_marker(root)
     files = marker.get("files") if marker else None
     if not isinstance(files, dict):
         raise ShapesError(
-            f"{out} has no list of the files that this tool made, as older versions wrote none: "
-            "remove it, or choose another OUT"
+            f"{out} has no list of the files that this tool made and is left as it is: remove it, "
+            "or choose another OUT"
         )
-    for path, found in _hashes(out):
+    for path, found in _hashes(root):
         if found != files.get(path):
             what = "was changed" if path in files else "was not made by this tool"
             raise ShapesError(
@@ -140,12 +145,13 @@ def _replace(out: Path, partial: Path, overwrite: bool) -> None:
         return
     if not overwrite:
         raise ShapesError(f"{out} was made by another process while this one was drawing")
-    _check_only_ours(out)
     older = _beside(out, "replaced")
     try:
+        # Moved before it is checked: nothing that comes to `out` in between is removed with it.
         os.rename(out, older)
+        _check_only_ours(older, out)
         os.rename(partial, out)
-    except BaseException:  # also Ctrl-C between the two: the older one goes back
+    except BaseException:  # also Ctrl-C: the older one goes back
         if older.exists() and not out.exists():
             os.rename(older, out)
         raise
