@@ -434,7 +434,7 @@ def test_an_archive_that_leads_before_its_start(tmp_path):
     content = bytearray(path.read_bytes())
     place = content.rindex(b"PK\x06\x06") + 48  # of the 64-bit record that torch writes
     (offset,) = struct.unpack_from("<Q", content, place)
-    struct.pack_into("<Q", content, place, offset + 64)
+    struct.pack_into("<Q", content, place, offset + 2**40)
     path.write_bytes(content)
     with pytest.raises(CheckpointError, match="cannot be read, it is damaged or no checkpoint"):
         load_checkpoint_file(path)
