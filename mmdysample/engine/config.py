@@ -100,6 +100,7 @@ def set_work_dir(cfg: Config, work_dir: str | None, config_path: str) -> None:
     elif cfg.get("work_dir") is None:
         cfg.work_dir = os.path.join("./work_dirs", Path(config_path).stem)
     check_work_dir(cfg)
+    _check_config_is_kept(config_path, cfg.work_dir)
     try:
         os.makedirs(cfg.work_dir, exist_ok=True)
         writable = os.access(cfg.work_dir, os.W_OK | os.X_OK)
@@ -108,6 +109,21 @@ def set_work_dir(cfg: Config, work_dir: str | None, config_path: str) -> None:
         raise UserError(f"work dir {cfg.work_dir} cannot be made: {reason}") from error
     if not writable:
         raise UserError(f"work dir {cfg.work_dir} is not writable")
+
+
+def _check_config_is_kept(config_path: str, work_dir: str) -> None:
+    """Raise UserError if the run's copy of its config would take the config's own place.
+
+    It may in the work dir of an earlier run, where the config is such a copy itself.
+    """
+    copy = Path(work_dir, Path(config_path).name)
+    if not copy.exists() or not os.path.samefile(copy, config_path):
+        return
+    if not any(Path(work_dir).glob("*/vis_data/config.py")):
+        raise UserError(
+            f"work dir {work_dir} is the directory of the config, which the copy of the config "
+            "that a run writes would replace: choose another --work-dir"
+        )
 
 
 def enable_amp(cfg: Config) -> None:

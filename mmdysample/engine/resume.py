@@ -17,6 +17,7 @@ from mmdysample.engine.checkpoint import (
 )
 from mmdysample.engine.errors import is_rank_zero
 from mmdysample.engine.restore import read_position
+from mmdysample.errors import UserError
 
 
 def plan_resume(cfg: Config, resume: str | None) -> dict | None:
@@ -39,6 +40,7 @@ def plan_resume(cfg: Config, resume: str | None) -> dict | None:
     if not cfg.get("resume"):
         if cfg.get("load_from") and "://" not in cfg.load_from:
             check_checkpoint_file(cfg.load_from)
+        _check_starts_anew(cfg)
         return None
     named = cfg.get("load_from") if resume is None else resume
     if named in (None, "auto"):
@@ -55,6 +57,17 @@ def plan_resume(cfg: Config, resume: str | None) -> dict | None:
     if position.seed is not None:
         _keep_seed(cfg, position.seed)
     return checkpoint
+
+
+def _check_starts_anew(cfg: Config) -> None:
+    """Raise UserError if a run would replace the checkpoints of an earlier one."""
+    directory, pattern = checkpoint_names(cfg)
+    names = sorted(path.name for path in directory.glob("*") if pattern.fullmatch(path.name))
+    if names:
+        raise UserError(
+            f"{directory} holds {names[0]} of an earlier run: --resume continues that run; to "
+            "start anew choose another --work-dir, or remove the earlier checkpoints"
+        )
 
 
 def _keep_seed(cfg: Config, seed: int) -> None:

@@ -22,7 +22,7 @@ from mmengine.config import Config
 
 from mmdysample.engine.checkpoint import load_checkpoint_file
 from tests.engine.toy import write_config
-from tests.engine.zygote import ROOT, TRAIN
+from tests.engine.zygote import ROOT, TEST, TRAIN
 
 ONE_ITERATION = ("train_cfg.max_iters=1", "default_hooks.checkpoint.interval=1")
 
@@ -143,9 +143,7 @@ def test_interrupt_says_how_to_continue(segmentor, zygote, tmp_path):
 
 
 def test_interrupt_before_a_checkpoint(segmentor, zygote, tmp_path):
-    """There is nothing to continue, and a checkpoint of an earlier run is not this one's."""
-    (tmp_path / "w").mkdir()
-    (tmp_path / "w" / "iter_9000.pth").write_bytes(b"another run's")
+    """There is nothing to continue."""
     options = ("train_cfg.max_iters=10000", "default_hooks.checkpoint.interval=10000")
     pid = zygote.start(
         *(TRAIN, segmentor, "--work-dir", "w", "--cfg-options", *options), cwd=tmp_path
@@ -155,6 +153,32 @@ def test_interrupt_before_a_checkpoint(segmentor, zygote, tmp_path):
     run = zygote.wait(pid)
     assert run.status == 130, run.stderr
     assert run.stderr.splitlines()[-1] == "interrupted"
+
+
+def test_checkpoints_of_an_earlier_run_are_kept(segmentor, zygote, tmp_path):
+    (tmp_path / "w").mkdir()
+    earlier = tmp_path / "w" / "iter_9000.pth"
+    earlier.write_bytes(b"another run's")
+    run = zygote.run(TRAIN, segmentor, "--work-dir", "w", cwd=tmp_path)
+    assert run.status == 2
+    assert "w holds iter_9000.pth of an earlier run: --resume continues that run" in run.stderr
+    assert earlier.read_bytes() == b"another run's"
+    assert [path.name for path in (tmp_path / "w").iterdir() if path.suffix == ".pth"] == [
+        "iter_9000.pth"
+    ]
+
+
+@pytest.mark.parametrize("tool", [TRAIN, TEST], ids=["train", "test"])
+def test_the_copy_of_a_config_does_not_replace_it(tool, segmentor, zygote, tmp_path):
+    config = tmp_path / "mine.py"
+    config.write_text(f"# a comment\n_base_ = {str(segmentor)!r}\n")
+    before = config.read_text()
+    checkpoint = [tmp_path / "any.pth"] if tool == TEST else []
+    torch.save({}, tmp_path / "any.pth")
+    run = zygote.run(tool, config, *checkpoint, "--work-dir", ".", cwd=tmp_path)
+    assert run.status == 2
+    assert "is the directory of the config" in run.stderr
+    assert config.read_text() == before
 
 
 def wait_for(folder: Path, pattern: str, seconds: float = 60) -> None:

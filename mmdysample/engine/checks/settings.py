@@ -48,6 +48,13 @@ def check_top_level(cfg: Config, options: Iterable[str] = ()) -> None:
                 f"--cfg-options {option}: the config has no {top!r}"
                 f"{did_you_mean(top, READ_KEYS.union(cfg))}"
             )
+        if top in cfg and top not in READ_KEYS:
+            places = [f"{place}{option[len(top) :]}" for place in _places_of(cfg, top)]
+            if places:
+                raise UserError(
+                    f"--cfg-options {option}: {top!r} is a variable, which the config has used "
+                    f"already: set {' and '.join(places)}"
+                )
     for key in sorted(set(cfg) - READ_KEYS.union(VARIABLES)):
         close = difflib.get_close_matches(key, READ_KEYS, n=1, cutoff=A_SLIP)
         if close:
@@ -55,6 +62,29 @@ def check_top_level(cfg: Config, options: Iterable[str] = ()) -> None:
                 f"nothing reads {key!r} of the config: did you mean {close[0]!r}? If it is a "
                 "variable of yours, give it another name"
             )
+
+
+def _places_of(cfg: Config, variable: str) -> list[str]:
+    """Where the value of a variable of the config stands in what is read; numbers may be chance."""
+    wanted = cfg[variable]
+    if not isinstance(wanted, (Mapping, list, tuple, str)) or not wanted:
+        return []
+    found = []
+
+    def look(place: str, value: Any) -> None:
+        if type(value) is type(wanted) and value == wanted:
+            found.append(place)
+        elif isinstance(value, Mapping):
+            for key, one in value.items():
+                look(f"{place}.{key}", one)
+        elif isinstance(value, (list, tuple)):
+            for index, one in enumerate(value):
+                look(f"{place}.{index}", one)
+
+    for key in cfg:
+        if key in READ_KEYS:
+            look(key, cfg[key])
+    return found
 
 
 def check_settings(cfg: Config) -> None:

@@ -143,3 +143,21 @@ def test_panopticapi_is_missing_but_not_needed(monkeypatch):
     monkeypatch.setattr(there, lambda name: None)
     with pytest.raises(UserError, match="configs/panoptic_fpn"):
         check_panopticapi(parts)
+
+
+def test_an_option_for_a_variable_names_the_place_that_has_its_value():
+    """The config has used it already, so the option would change nothing."""
+    upsampler = dict(type="DySample", groups=4)
+    cfg = Config(
+        dict(
+            upsample_cfg=upsampler,
+            lr=1,  # a number may be equal by chance
+            other=dict(a=1),
+            model=dict(neck=dict(upsample_cfg=upsampler), heads=[upsampler]),
+            train_cfg=dict(max_iters=1),
+        )
+    )
+    sentence = "set model.neck.upsample_cfg.type and model.heads.0.type"
+    with pytest.raises(UserError, match=f"'upsample_cfg' is a variable.*: {sentence}$"):
+        check_top_level(cfg, ["upsample_cfg.type"])
+    check_top_level(cfg, ["model.neck.upsample_cfg.type", "lr", "other.a", "train_cfg.max_iters"])
