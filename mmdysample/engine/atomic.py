@@ -94,6 +94,8 @@ def check_writable(path: str | os.PathLike, option: str) -> None:
     target = _regular_file(path)
     if target is None:
         return
+    if option == "--csv" and target.exists() and target.suffix != ".csv":
+        raise UserError(f"{option} {path} exists and is not a .csv file: give a new name")
     directory = target.absolute().parent
     if not directory.is_dir():
         what = "is not a directory" if directory.exists() else "does not exist"

@@ -163,6 +163,7 @@ def load_weights(
         model = model.module
     weights = weights_of(checkpoint, name)
     shapes = {entry: value.shape for entry, value in model.state_dict().items()}
+    _check_kinds(model.state_dict(), weights, name)
     other_shape: list[str] = []
     try:
         missing, unexpected = model.load_state_dict(weights, strict=False)
@@ -194,6 +195,23 @@ def load_weights(
         if entries:
             listed = ", ".join(map(ascii, entries))
             print_log(f"checkpoint {name}, {what}: {listed}", logger, logging.WARNING)
+
+
+def _check_kinds(own: dict, weights: dict, name: str) -> None:
+    """Refuse integers or complex numbers for a model's real ones, and the reverse.
+
+    PyTorch copies them, and drops what does not fit. Another precision is fine.
+    """
+    for entry, value in weights.items():
+        mine = own.get(entry)
+        if mine is not None and (value.is_floating_point(), value.is_complex()) != (
+            mine.is_floating_point(),
+            mine.is_complex(),
+        ):
+            raise CheckpointError(
+                f"checkpoint {name} does not fit this model: {entry!a} is {value.dtype} "
+                f"there and {mine.dtype} here"
+            )
 
 
 def install_safe_loading() -> None:

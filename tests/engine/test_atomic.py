@@ -185,3 +185,11 @@ def test_a_file_that_cannot_be_written(path, says, tmp_path, monkeypatch):
     with pytest.raises(UserError) as error:
         check_writable(path, "--csv")
     assert says in str(error.value) and str(error.value).startswith(f"--csv {path}")
+
+
+def test_what_is_not_a_table_is_not_replaced_by_one(tmp_path):
+    config = tmp_path / "config.py"
+    config.write_text("a = 1")
+    with pytest.raises(UserError, match=r"--csv .*config.py exists and is not a .csv file"):
+        check_writable(config, "--csv")
+    check_writable(tmp_path / "new.txt", "--csv")

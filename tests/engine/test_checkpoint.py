@@ -438,3 +438,18 @@ def test_an_archive_that_leads_before_its_start(tmp_path):
     path.write_bytes(content)
     with pytest.raises(CheckpointError, match="cannot be read, it is damaged or no checkpoint"):
         load_checkpoint_file(path)
+
+
+@pytest.mark.parametrize("dtype", [torch.complex64, torch.int64, torch.bool], ids=str)
+def test_numbers_of_another_kind_do_not_fit(dtype):
+    model = torch.nn.Linear(3, 2)
+    state = dict(weight=torch.ones(2, 3, dtype=dtype), bias=torch.zeros(2))
+    with pytest.raises(CheckpointError, match=f"'weight' is {dtype} there and torch.float32 here"):
+        load_weights(model, dict(state_dict=state), "a.pth")
+
+
+def test_another_precision_fits():
+    model = torch.nn.Linear(3, 2)
+    state = dict(weight=torch.ones(2, 3).half(), bias=torch.zeros(2, dtype=torch.float64))
+    load_weights(model, dict(state_dict=state), "a.pth")
+    assert model.weight.dtype == torch.float32 and (model.weight == 1).all()

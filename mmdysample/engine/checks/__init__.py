@@ -8,6 +8,7 @@ from mmdysample.engine.checks.classes import check_classes
 from mmdysample.engine.checks.parts import check_parts
 from mmdysample.engine.checks.settings import (
     check_batches,
+    check_metrics,
     check_panopticapi,
     check_save_best,
     check_settings,
@@ -41,5 +42,6 @@ def check_config(cfg: Config, used: tuple[str, ...]) -> None:
     parts = check_parts(cfg, used)
     check_panopticapi(parts)
     check_classes(parts)
+    check_metrics(parts)
     if "val_evaluator" in used:
         check_save_best(cfg, parts)

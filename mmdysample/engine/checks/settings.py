@@ -159,6 +159,7 @@ _SEED = (
     "a whole number of at least 0 and below 2**32",
 )
 _NUMBER = (_number, "a number of at least 0")
+_INTERVAL = (lambda value: _integer(value, -1), "a whole number, -1 for never")
 _ACCEPTED = {
     **{
         f"{loader}.{name}": accepted
@@ -171,6 +172,16 @@ _ACCEPTED = {
     "optim_wrapper.optimizer.lr": _NUMBER,
     "optim_wrapper.optimizer.weight_decay": _NUMBER,
     "randomness.seed": _SEED,
+    "default_hooks.checkpoint.interval": _INTERVAL,
+    "default_hooks.checkpoint.max_keep_ckpts": (_INTERVAL[0], "a whole number, -1 for all"),
+    "default_hooks.logger.interval": _COUNT,
+}
+# What an evaluator can be asked for: its argument, and the names. mmseg's asks after training.
+_OF_PIXELS = ("iou_metrics", ("mIoU", "mDice", "mFscore"))
+_METRICS = {
+    "CocoMetric": ("metric", ("bbox", "segm", "proposal", "proposal_fast")),
+    "IoUMetric": _OF_PIXELS,
+    "BoundaryIoUMetric": _OF_PIXELS,
 }
 
 
@@ -187,6 +198,21 @@ def check_panopticapi(parts: list[Part]) -> None:
                 "mmdysample, as the configs in configs/panoptic_fpn do, or derive yours from one "
                 "of them"
             )
+
+
+def check_metrics(parts: list[Part]) -> None:
+    """Raise UserError for a metric that an evaluator does not know."""
+    for part in parts:
+        if part.kind is not METRIC or getattr(part.cls, "__name__", "") not in _METRICS:
+            continue
+        argument, known = _METRICS[part.cls.__name__]
+        asked = part.settings.get(argument) or ()
+        for name in [asked] if isinstance(asked, str) else asked:
+            if name not in known:
+                raise UserError(
+                    f"{part.place}: {argument} of {part.cls.__name__} is {name!r}"
+                    f"{did_you_mean(name, known)}; it measures {', '.join(known)}"
+                )
 
 
 def check_save_best(cfg: Config, parts: list[Part]) -> None:

@@ -12,7 +12,7 @@ from torch.utils.data import BatchSampler, DataLoader
 
 from mmdysample.engine.checks import check_batches, check_settings, check_top_level
 from mmdysample.engine.checks.parts import check_parts
-from mmdysample.engine.checks.settings import check_panopticapi, check_save_best
+from mmdysample.engine.checks.settings import check_metrics, check_panopticapi, check_save_best
 from mmdysample.errors import UserError
 
 
@@ -38,6 +38,9 @@ def test_accepted(settings):
     ("settings", "named"),
     [
         (dict(train_cfg=dict(max_iters=1.5)), "train_cfg.max_iters"),
+        (dict(default_hooks=dict(checkpoint=dict(interval="1"))), "default_hooks.checkpoint.inter"),
+        (dict(default_hooks=dict(checkpoint=dict(max_keep_ckpts="two"))), "max_keep_ckpts"),
+        (dict(default_hooks=dict(logger=dict(interval=0))), "default_hooks.logger.interval"),
         (dict(train_cfg=dict(max_epochs=float("inf"))), "train_cfg.max_epochs"),
         (dict(val_dataloader=dict(dataset={}, num_workers=-1)), "val_dataloader.num_workers"),
         (dict(test_dataloader=dict(batch_size=1)), "test_dataloader"),
@@ -143,6 +146,36 @@ def test_panopticapi_is_missing_but_not_needed(monkeypatch):
     monkeypatch.setattr(there, lambda name: None)
     with pytest.raises(UserError, match="configs/panoptic_fpn"):
         check_panopticapi(parts)
+
+
+@pytest.mark.parametrize(
+    ("metric", "sentence"),
+    [
+        (dict(type="CocoMetric", metric="bbx"), r"'bbx' \(did you mean 'bbox'\?\); it measures"),
+        (dict(type="CocoMetric", metric=["bbox", "segmentation"]), "'segmentation'"),
+        (dict(type="mmseg.IoUMetric", iou_metrics=["mIOU"]), r"'mIOU' \(did you mean 'mIoU'\?\)"),
+    ],
+    ids=str,
+)
+def test_metrics_that_no_evaluator_knows(metric, sentence):
+    cfg = Config(dict(default_scope="mmdet", val_evaluator=metric))
+    parts = check_parts(cfg, ["val_evaluator"])
+    with pytest.raises(UserError, match=f"^val_evaluator: .* is {sentence}"):
+        check_metrics(parts)
+
+
+@pytest.mark.parametrize(
+    "metric",
+    [
+        dict(type="CocoMetric"),
+        dict(type="CocoMetric", metric=["bbox", "segm"]),
+        dict(type="mmseg.IoUMetric", iou_metrics=["mIoU", "mFscore"]),
+    ],
+    ids=str,
+)
+def test_metrics_that_evaluators_know(metric):
+    cfg = Config(dict(default_scope="mmdet", val_evaluator=metric))
+    check_metrics(check_parts(cfg, ["val_evaluator"]))
 
 
 def test_an_option_for_a_variable_names_the_place_that_has_its_value():
