@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 import importlib
+import os
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -160,6 +161,12 @@ def _write_label_images(cfg: Config, out: str) -> None:
     check_new_directory(out, "--out", cfg)
     if not isinstance(cfg.test_evaluator, dict):
         raise UserError("--out needs a test_evaluator that is one dict, not a list")
+    # In mmseg rank 0 makes it, while another process may have a label image to write already.
+    try:
+        os.makedirs(out, exist_ok=True)
+    except OSError as error:
+        reason = os.strerror(error.errno).lower()
+        raise UserError(f"--out {out} cannot be made: {reason}") from error
     cfg.test_evaluator["output_dir"] = out
     cfg.test_evaluator["keep_results"] = True
 

@@ -164,7 +164,9 @@ def call(way: str, config: Path, directory: Path) -> dict:
         "load_from": (TRAIN, config, "--cfg-options", f"load_from={path}"),
         "test": (TEST, config, path),
     }[way]
-    argv = [str(part) for part in (*arguments, "--work-dir", directory)]
+    # A run that does not resume wants a work dir without checkpoints.
+    work_dir = directory / "new" if way == "load_from" else directory
+    argv = [str(part) for part in (*arguments, "--work-dir", work_dir)]
     return dict(argv=argv, cwd=str(directory))
 
 
