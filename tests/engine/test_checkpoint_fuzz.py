@@ -15,6 +15,7 @@ import torch
 pytest.importorskip("mmdet", reason="needs mmdet: bash tools/setup_env.sh installs it")
 pytest.importorskip("mmseg", reason="needs mmseg: bash tools/setup_env.sh installs it")
 
+from mmdysample.engine.reader import read
 from tests.engine.mutations import KINDS, flipped, wrong_types
 from tests.engine.tiny import write_tiny_config
 from tests.engine.zygote import TEST, TRAIN
@@ -76,7 +77,7 @@ def hostile(good: bytes, canary: Path) -> dict[str, dict]:
     program = f"open({str(canary / 'ran')!r}, 'w')\nmodel = dict(type='TinyModel')\n"
 
     def made(*path, value) -> dict:
-        changed = torch.load(io.BytesIO(good), weights_only=False)
+        changed = read(io.BytesIO(good), len(good))
         owner = changed
         for step in path[:-1]:
             owner = owner[step]
@@ -84,14 +85,14 @@ def hostile(good: bytes, canary: Path) -> dict[str, dict]:
         return changed
 
     def info(**values) -> dict:
-        changed = torch.load(io.BytesIO(good), weights_only=False)
+        changed = read(io.BytesIO(good), len(good))
         changed["message_hub"]["runtime_info"].update(best_score=-1.0, **values)
         return changed
 
     state = ("optimizer", "state", 0)
     group = ("optimizer", "param_groups", 0)
     weight = ("state_dict", "layer.weight")
-    nested = torch.load(io.BytesIO(good), weights_only=False)
+    nested = read(io.BytesIO(good), len(good))
     return {
         "config-is-run": made("meta", "config", value=program),
         "cfg-is-run": info(cfg=program),
