@@ -113,6 +113,7 @@ SETTINGS = dict(
     train_dataloader=dict(
         batch_size=2, num_workers=2, dataset=dict(data_root="data/a", ann_file="a/train.json")
     ),
+    val_evaluator=dict(type="CocoMetric", metric="bbox"),
     auto_scale_lr=dict(enable=False, base_batch_size=16),
     load_from=None,
     resume=False,
@@ -183,12 +184,12 @@ def test_a_run_is_its_last_evaluation_and_of_segformer_the_best(work_dirs):
 
 
 def test_resumed_starts_are_one_run_and_others_are_runs_of_their_own(work_dirs):
-    work_dirs.train("a", {2: 40, 4: 30}, config="segformer_b")
+    work_dirs.train("a", {2: 42, 4: 99}, config="segformer_b")
     work_dirs.train("a", {4: 41}, config="segformer_b", resumed_from="iter_2.pth", load_from="c")
     work_dirs.train("a", {4: 38}, config="segformer_b")
     work_dirs.train("seeds/b", {4: 37}, config="segformer_b")
     assert [(run.name[:1], run.metrics["mIoU"]) for run in work_dirs.read()] == [
-        *[("a", 41), ("a", 38), ("b", 37)]
+        *[("a", 42), ("a", 38), ("b", 37)]
     ]
 
 
@@ -206,6 +207,8 @@ STOPPED = "it was stopped before the evaluation after the last of its 4"
         ({"train_cfg.val_begin": 3}, "train_cfg.val_begin is 3, not None"),
         ({"model.neck.scales": [1, 3]}, "model.neck.scales.1 is 3, not 2"),
         ({"model.neck.scales": [1, 2, 2]}, "model.neck.scales.2 is 2, not None"),
+        ({"model.neck.scales": [1]}, "model.neck.scales.1 is None, not 2"),
+        ({"val_evaluator.metric": "segm"}, "val_evaluator.metric is 'segm', not 'bbox'"),
         ({"model.pretrained": None}, "model.pretrained is None, not 'pretrained weights'"),
         ({"model.pretrained": ""}, "model.pretrained is '', not 'pretrained weights'"),
         (dict(load_from="weights.pth"), "load_from is 'weights.pth', not None"),
