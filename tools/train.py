@@ -23,6 +23,7 @@ from mmdysample.engine.distributed import is_first_process, leave_process_group
 from mmdysample.engine.errors import add_hint, command_to_continue, doing, run_tool
 from mmdysample.engine.families import family_of
 from mmdysample.engine.lock import only_run_in
+from mmdysample.engine.record import record_start
 from mmdysample.engine.resume import can_continue, plan_resume
 from mmdysample.engine.runner import build_runner
 
@@ -70,6 +71,7 @@ def train(cfg: Config, args: Namespace) -> None:
     try:
         with doing(f"building the model and the hooks of {args.config}"):
             runner = build_runner(cfg, checkpoint)
+        record_start(runner, args.config)
         with doing(f"training {args.config}"):
             runner.train()
     except (KeyboardInterrupt, OSError) as error:

@@ -13,3 +13,4 @@ test_dataloader = val_dataloader
 
 val_evaluator = dict(type="BoundaryIoUMetric")
 test_evaluator = val_evaluator
+auto_scale_lr = dict(enable=False, base_batch_size=16)

@@ -18,7 +18,6 @@ from mmdysample.engine.distributed import (
     check_launcher,
     end_with_launcher,
     start_on_cpu,
-    world_size,
 )
 from mmdysample.engine.outputs import check_work_dir
 from mmdysample.errors import UserError
@@ -171,8 +170,6 @@ def fit_to_machine(cfg: Config, launcher: str) -> None:
     check_launcher(launcher)
     end_with_launcher()
     cfg.launcher = launcher
-    # For the record: the batch is as many times that of the config.
-    cfg.env_cfg = {**(cfg.get("env_cfg") or {}), "world_size": world_size(launcher)}
     if get_device() != "cpu":
         check_operators(cfg)
         return

@@ -3,24 +3,19 @@
 from __future__ import annotations
 
 import copy
-import functools
-from pathlib import Path
 
 import pytest
-import torch
 
 pytest.importorskip("mmdet", reason="needs mmdet: bash tools/setup_env.sh installs it")
 pytest.importorskip("mmseg", reason="needs mmseg: bash tools/setup_env.sh installs it")
 
-from mmengine.config import Config
-from mmengine.registry import MODELS, DefaultScope
+from mmengine.registry import MODELS
 
-from mmdysample import Upsampler
+from tests.configs.built import CONFIGS, build, count_weights, host_of, load
 
-CONFIGS = Path(__file__).parents[2] / "configs"
-HOSTS = {  # file name, family's folder, part of the model, stages
-    "segformer": ("segformer_mit-b1_{}_8xb2-160k_ade20k-512x512.py", "decode_head", 6),
-    "faster_rcnn": ("faster-rcnn_r50_fpn-p6_{}_1x_coco.py", "neck", 4),
+HOSTS = {  # name of the config, part of the model, stages
+    "segformer": ("segformer_mit-b1_{}_8xb2-160k_ade20k-512x512", "decode_head", 6),
+    "faster_rcnn": ("faster-rcnn_r50_fpn-p6_{}_1x_coco", "neck", 4),
 }
 # As the paper has them: style, groups, dynamic scope, factor of the offsets, initial position
 DYSAMPLE = {
@@ -56,54 +51,42 @@ SAPA = {
 }
 
 
-@functools.cache
-def load(folder: str, name: str) -> Config:
-    return Config.fromfile(CONFIGS / folder / name)
+def stages_of(host: str, slug: str) -> list:
+    return list(host_of(build(HOSTS[host][0].format(slug))).upsample_modules)
 
 
-def upsamplers(host: str, slug: str) -> list[Upsampler]:
-    name, part, _ = HOSTS[host]
-    cfg = load("ablations", name.format(slug))
-    with torch.device("meta"), DefaultScope.overwrite_default_scope(cfg.default_scope):
-        built = MODELS.build(cfg.model[part])
-    return [module for module in built.modules() if isinstance(module, Upsampler)]
-
-
-def weights(upsampler: Upsampler) -> int:
-    """Without biases and normalisation, as the papers count."""
-    return sum(p.numel() for p in upsampler.parameters() if p.dim() > 1)
-
-
+@pytest.mark.slow
 @pytest.mark.parametrize("slug", DYSAMPLE)
 @pytest.mark.parametrize("host", HOSTS)
 def test_ablations_of_dysample(host, slug):
     style, groups, dynamic, factor, position = DYSAMPLE[slug]
-    stages = upsamplers(host, slug)
+    stages = stages_of(host, slug)
     assert len(stages) == HOSTS[host][2]
     for up in stages:
         assert (up.style, up.groups, up.dyscope) == (style, groups, dynamic)
         assert (up.scope_factor, up.initial_position) == (factor, position)
         # 256 channels to x and y of 2 x 2 points of each group, or a quarter of them to a point's
         per_group = 256 * 2 * 4 if style == "lp" else 64 * 2
-        assert weights(up) == per_group * groups * (1 + dynamic)
+        assert count_weights(up) == per_group * groups * (1 + dynamic)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("slug", SAPA)
 def test_ablations_of_sapa(slug):
     kernel_size, embedding_dim, normalization = SAPA[slug]
-    stages = upsamplers("segformer", slug)
+    stages = stages_of("segformer", slug)
     assert len(stages) == 6
     for up in stages:
         assert up.variant == "b"
         assert (up.kernel_size, up.embedding_dim) == (kernel_size, embedding_dim)
         assert up.normalization == normalization
-        assert weights(up) == 2 * 256 * embedding_dim
+        assert count_weights(up) == 2 * 256 * embedding_dim
 
 
 def test_the_position_is_where_the_points_start():
     """Table 1: 'nearest' starts every point at the pixel's centre, 'bilinear' a quarter off it."""
     for slug, distance in [("dysample-g1-scope-1-nearest", 0), ("dysample-g1-scope-1", 0.25)]:
-        cfg = load("ablations", HOSTS["segformer"][0].format(slug))
+        cfg = load(HOSTS["segformer"][0].format(slug))
         built = MODELS.build(dict(**cfg.model.decode_head.upsample_cfg, in_channels=8))
         assert (built.init_pos.abs() == distance).all()
 
@@ -111,9 +94,10 @@ def test_the_position_is_where_the_points_start():
 def test_every_ablation_is_tested():
     expected = {HOSTS[host][0].format(slug) for host in HOSTS for slug in DYSAMPLE}
     expected |= {HOSTS["segformer"][0].format(slug) for slug in SAPA}
-    assert {path.name for path in (CONFIGS / "ablations").glob("*.py")} == expected
+    assert {path.stem for path in (CONFIGS / "ablations").glob("*.py")} == expected
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("host", HOSTS)
 def test_only_the_upsampler_differs_from_the_papers_model(host):
     """An ablation is trained and tested as the model that it varies."""
@@ -121,8 +105,8 @@ def test_only_the_upsampler_differs_from_the_papers_model(host):
     for slug in DYSAMPLE if host == "faster_rcnn" else [*DYSAMPLE, *SAPA]:
         base = "sapa-b" if slug.startswith("sapa") else "dysample"
         settings = []
-        for folder, variant in [("ablations", slug), (host, base)]:
-            cfg = copy.deepcopy(load(folder, name.format(variant)).to_dict())
+        for variant in (slug, base):
+            cfg = copy.deepcopy(load(name.format(variant)).to_dict())
             del cfg["model"][part]["upsample_cfg"], cfg["upsample_cfg"]
             settings.append(cfg)
         assert settings[0] == settings[1], slug

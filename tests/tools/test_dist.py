@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import pickle
 import socket
@@ -19,7 +20,6 @@ pytest.importorskip("mmseg", reason="needs mmseg: bash tools/setup_env.sh instal
 from mmdysample.engine.checkpoint import load_checkpoint_file
 from tests.engine.toy import write_config
 from tests.engine.zygote import ROOT, TEST, TRAIN
-from tools.model_zoo.dumps import read_dump
 
 # Statistics of a batch and what a model draws differ between one process and two by nature; the
 # data's augmentation does not.
@@ -126,8 +126,8 @@ def test_dist_test_equals_one_process(two_processes, zygote):
     )
     assert run.returncode == 0, run.stderr
     assert len(list((two_processes / "labels").iterdir())) == 6
-    (kept,) = (two_processes / "scores").glob("*/vis_data/config.py")
-    assert read_dump(kept)["env_cfg"]["world_size"] == 2
+    (record,) = (two_processes / "two").glob("*/run.json")
+    assert json.loads(record.read_text())["processes"] == 2
     alone = zygote.run(
         *(TEST, "config.py", checkpoint, "--work-dir", "alone"),
         cwd=two_processes,

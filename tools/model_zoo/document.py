@@ -6,213 +6,156 @@ import csv
 import io
 import os
 import textwrap
-from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
-from .configs import IN_MASK_HEAD, ROOT, Entry
-from .logs import Run
-from .results import Result, summarize, usual_pick
-from .tables import BY_HEADING, MASK_HEAD_NOTE, TABLES, Row, Table
+from mmdysample.engine.errors import UserError
+
+from .configs import ROOT, model_configs
+from .metafiles import parts_of
+from .runs import Run, result_of
+from .tables import FURTHER, TABLES, Row, Table
 
 DOCUMENT = ROOT / "docs" / "model_zoo.md"
-MARKER = "<!-- Below this line `python tools/results.py --write` writes. -->"
+MARKER = "<!-- Below this line `python tools/results.py --record` writes. -->"
+CSV_COLUMNS = (
+    *("table", "model", "upsampler", "config", "result"),
+    *("metric", "value", "delta", "spread", "runs"),
+)
+
+
+class Cell(NamedTuple):
+    """A value as it is shown, its difference to the baseline's and its standard deviation."""
+
+    value: str = ""
+    delta: str = ""
+    spread: str = ""
+    runs: int = 0
 
 
 class Line(NamedTuple):
-    """A line of a table: what a paper prints, or what our runs come to."""
+    """A line of a table: what a paper prints of a row, or what our runs come to."""
 
     row: Row
-    ours: bool
-    params: str
-    values: tuple[str, ...]
-    deltas: tuple[str, ...]
-    spreads: tuple[str, ...]
-    runs: int
+    result: str  # "paper" or "ours"
+    cells: list[Cell]
 
 
-def lines_of(
-    table: Table, rows: list[Row], runs: list[Run], entries: dict[str, Entry], pick: str
-) -> list[Line]:
-    """A table's lines: of each row the paper's, if it prints anything of it, and ours."""
-    results = summarize(runs, table.metrics, pick)
-    baselines: dict[str, Row] = {}
+def sections(runs: list[Run]) -> list[tuple[Table, list[Line]]]:
+    """Each table and its lines: the papers' tables, then the configs that are in none of them."""
+    tables = [(table, table.rows()) for table in TABLES]
+    published = {row.config for _, rows in tables for row in rows}
+    for directory, metrics in FURTHER.items():
+        note = "No paper prints results of these."
+        if directory == "shapes":
+            note += " Of the drawn [Shapes data set](shapes.md)."
+        title = f"Further configs: {directory}"
+        table = Table("", title, "", metrics, has_baseline=False, note=note)
+        rows = [
+            _further_row(name, table)
+            for name, path in model_configs().items()
+            if path.parent.name == directory and name not in published
+        ]
+        tables.append((table, rows))
+    return [(table, lines_of(table, rows, runs)) for table, rows in tables]
+
+
+def _further_row(config: str, table: Table) -> Row:
+    architecture, upsampler, _ = parts_of(config)
+    return Row(config, " ".join(architecture), upsampler, values=("",) * len(table.metrics))
+
+
+def lines_of(table: Table, rows: list[Row], runs: list[Run]) -> list[Line]:
+    """Of each row of a table the paper's line and, where there are runs, ours; at least one."""
     lines = []
+    baselines: dict[str, Row] = {}
     for row in rows:
-        base = baselines.setdefault(row.model, row) if table.has_baseline else None
-        if row.params or any(row.values):
-            deltas = [
-                _delta(a, b) if base is not None and row is not base else ""
-                for a, b in zip(row.values, base.values if base else row.values, strict=True)
-            ]
-            empty = ("",) * len(row.values)
-            lines.append(Line(row, False, row.params, row.values, tuple(deltas), empty, 0))
-        found = results.get(row.config, {})
-        reference = results.get(base.config, {}) if base is not None and row is not base else {}
-        values, deltas, spreads = [], [], []
-        for i, metric in enumerate(table.metrics):
-            decimals = _decimals(rows, i)
-            result = found.get(metric.heading)
-            values.append("" if result is None else f"{result.mean:.{decimals}f}")
-            spreads.append(_spread(result, decimals))
-            other = reference.get(metric.heading)
-            # Of the means as they are shown, so that a reader who subtracts gets the same.
-            deltas.append(_delta(values[-1], f"{other.mean:.{decimals}f}") if other else "")
-        params = f"{entries[row.config].weights:+,}" if row.config in entries else ""
-        count = max((result.runs for result in found.values()), default=0)
-        lines.append(Line(row, True, params, tuple(values), tuple(deltas), tuple(spreads), count))
+        baseline = baselines.setdefault(row.model, row) if table.has_baseline else row
+        printed = bool(row.params or any(row.values))
+        if printed:
+            values = zip(row.values, baseline.values, strict=True)
+            cells = [Cell(a, "" if row is baseline else _difference(a, b)) for a, b in values]
+            lines.append(Line(row, "paper", cells))
+        cells = [
+            _our_cell(row, baseline, table, column, runs) for column in range(len(table.metrics))
+        ]
+        if not printed or any(cell.value for cell in cells):
+            lines.append(Line(row, "ours", cells))
     return lines
 
 
-def _decimals(rows: list[Row], column: int) -> int:
-    """As many as the paper prints."""
-    printed = [len(row.values[column].partition(".")[2]) for row in rows if row.values]
-    return max(printed, default=0) or 2
+def _our_cell(row: Row, baseline: Row, table: Table, column: int, runs: list[Run]) -> Cell:
+    metric = table.metrics[column]
+    result = result_of(row.config, metric, runs)
+    if result is None:
+        return Cell()
+    decimals = len(row.values[column].partition(".")[2]) or 2  # as the paper
+    value = f"{result.mean:.{decimals}f}"
+    spread = "" if result.spread is None else f"{result.spread:.{decimals}f}"
+    other = None if row is baseline else result_of(baseline.config, metric, runs)
+    # Of the means as they are shown, so that a reader who subtracts gets the same.
+    delta = "" if other is None else _difference(value, f"{other.mean:.{decimals}f}")
+    return Cell(value, delta, spread, result.runs)
 
 
-def _delta(value: str, baseline: str) -> str:
+def _difference(value: str, baseline: str) -> str:
     if not value or not baseline:
         return ""
     decimals = len(value.partition(".")[2])
     return f"{float(value) - float(baseline):+.{decimals}f}"
 
 
-def _spread(result: Result | None, decimals: int) -> str:
-    return "" if result is None or result.spread is None else f"{result.spread:.{decimals}f}"
+def markdown(runs: list[Run], directory: Path) -> str:
+    """All tables; ``directory`` is where the text will be, for the links to configs."""
+    return "\n".join(_markdown_table(table, lines, directory) for table, lines in sections(runs))
 
 
-def sections(
-    runs: list[Run], entries: dict[str, Entry], pick: str | None
-) -> list[tuple[Table, list[Line]]]:
-    """Each table and its lines."""
-    found = []
-    for table in [*TABLES, *_others(entries)]:
-        rows = table.rows() if table.name else _other_rows(table, entries)
-        found.append((table, lines_of(table, rows, runs, entries, pick)))
-    return found
-
-
-def markdown(
-    runs: list[Run], entries: dict[str, Entry], pick: str | None = None, folder: Path | None = None
-) -> str:
-    """All tables; ``folder`` is where the text will be, for the links to configs."""
-    folder = folder or DOCUMENT.parent
-    return "\n".join(
-        _markdown_table(table, lines, entries, folder, pick)
-        for table, lines in sections(runs, entries, pick)
-    )
-
-
-def _markdown_table(
-    table: Table, lines: list[Line], entries: dict[str, Entry], folder: Path, pick: str | None
-) -> str:
-    source = f" ({table.source})" if table.source else ""
-    text = " ".join(filter(None, [table.note, f"Ours: {_shown(table, lines, pick)}."]))
-    text = f"## {table.title}{source}\n\n{textwrap.fill(text, 100)}\n"
+def _markdown_table(table: Table, lines: list[Line], directory: Path) -> str:
+    configs = model_configs()
     varied = "setting" if table.name and not table.has_baseline else "upsampler"
-    heads = ["model", varied, "", *(m.heading for m in table.metrics), "params", "runs"]
+    heads = ["model", varied, "", *(metric.heading for metric in table.metrics), "params", "runs"]
     out = [heads, ["---"] * len(heads)]
     previous = None
-    for line in lines:
-        first = line.row != previous
-        previous = line.row
-        name = line.row.upsampler
-        if line.row.config in entries:
-            name = f"[{name}]({os.path.relpath(entries[line.row.config].path, folder)})"
-        cells = [
-            value + (f" ± {spread}" if spread else "") + (f" ({delta})" if delta else "")
-            for value, delta, spread in zip(line.values, line.deltas, line.spreads, strict=True)
+    for row, result, cells in lines:
+        link = os.path.relpath(configs[row.config], directory)
+        names = ["", ""] if row is previous else [row.model, f"[{row.upsampler}]({link})"]
+        previous = row
+        values = [
+            cell.value
+            + (f" ± {cell.spread}" if cell.spread else "")
+            + (f" ({cell.delta})" if cell.delta else "")
+            for cell in cells
         ]
-        which = "ours" if line.ours else "paper"
-        runs = str(line.runs) if line.runs else ""
-        names = [line.row.model, name] if first else ["", ""]
-        out.append([*names, which, *cells, line.params, runs])
-    return text + "\n" + "\n".join("| " + " | ".join(cells) + " |" for cells in out) + "\n"
+        params = row.params if result == "paper" else ""
+        count = max(cell.runs for cell in cells)
+        out.append([*names, result, *values, params, str(count or "")])
+    title = f"## {table.title}{f' ({table.source})' if table.source else ''}\n\n"
+    note = f"{textwrap.fill(table.note, 100)}\n\n" if table.note else ""
+    return title + note + "\n".join("| " + " | ".join(cells) + " |" for cells in out) + "\n"
 
 
-def _shown(table: Table, lines: list[Line], pick: str | None) -> str:
-    """Which evaluations of our runs a table shows."""
-    if pick == "best":
-        return "the best evaluation of a run by the first of these metrics that it has"
-    picks = {pick or usual_pick(line.row.config) for line in lines}
-    best = "the best evaluation of a run by mIoU"
-    if len(picks) > 1:
-        return f"of SegFormer {best}, of the others the last"
-    return best if picks == {"best"} else "the last evaluation of a run"
-
-
-def _others(entries: dict[str, Entry]) -> list[Table]:
-    """Tables of the configs that no table of a paper has, one of each folder."""
-    published = {row.config for table in TABLES for row in table.rows()}
-    others = {name: entry for name, entry in entries.items() if name not in published}
-    tables = []
-    for folder in dict.fromkeys(entry.path.parent.name for entry in others.values()):
-        own = [entry for entry in others.values() if entry.path.parent.name == folder]
-        headings = dict.fromkeys(heading for entry in own for heading in entry.metrics)
-        metrics = [BY_HEADING[heading] for heading in headings]
-        note = "No paper prints results of these."
-        if folder == "shapes":
-            note += " Of the drawn [Shapes data set](shapes.md)."
-        if any(entry.upsampler.endswith(IN_MASK_HEAD) for entry in own):
-            note += f" {MASK_HEAD_NOTE}"
-        tables.append(
-            Table(
-                "",
-                f"Further configs: {folder}",
-                "",
-                tuple(metrics),
-                has_baseline=False,
-                note=note,
-            )
-        )
-    return tables
-
-
-def _other_rows(table: Table, entries: dict[str, Entry]) -> list[Row]:
-    published = {row.config for each in TABLES for row in each.rows()}
-    folder = table.title.removeprefix("Further configs: ")
-    return [
-        Row(name, " ".join(entry.architecture), entry.upsampler, values=("",) * len(table.metrics))
-        for name, entry in entries.items()
-        if entry.path.parent.name == folder and name not in published
-    ]
-
-
-def comma_separated(runs: list[Run], entries: dict[str, Entry], pick: str | None = None) -> str:
+def comma_separated(runs: list[Run]) -> str:
     """All tables as CSV, a line each value."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    names = ("table", "model", "upsampler", "config", "result", "metric", "value", "delta")
-    writer.writerow([*names, "spread", "runs", "evaluation"])
-    for table, lines in sections(runs, entries, pick):
-        for line in lines:
-            row = line.row
-            cells = zip(table.metrics, line.values, line.deltas, line.spreads, strict=True)
-            for metric, value, delta, spread in cells:
-                if not value and not line.ours:
-                    continue
-                about = [table.source or table.title, row.model, row.upsampler, row.config]
-                chosen = pick or usual_pick(row.config)
-                if line.ours:
-                    about += ["ours", metric.heading, value, delta, spread, line.runs or "", chosen]
-                else:
-                    about += ["paper", metric.heading, value, delta, "", "", ""]
-                writer.writerow(about)
+    writer.writerow(CSV_COLUMNS)
+    for table, lines in sections(runs):
+        for row, result, cells in lines:
+            about = (table.source or table.title, row.model, row.upsampler, row.config, result)
+            for metric, cell in zip(table.metrics, cells, strict=True):
+                if cell.value:
+                    values = (cell.value, cell.delta, cell.spread, cell.runs or "")
+                    writer.writerow([*about, metric.heading, *values])
     return text.getvalue()
 
 
-def written_by_hand(path: Path) -> str:
-    """What is above the marker of a document, with it.
+def whole_document(runs: list[Run]) -> str:
+    """The document with the tables of today below what was written by hand.
 
     Raises:
-        ValueError: there is no marker.
+        UserError: there is no marker between the two.
     """
-    above, found, _ = path.read_text(encoding="utf-8").partition(MARKER)
-    if not found:
-        raise ValueError(f"{path} has no line {MARKER}")
-    return above + MARKER
-
-
-def whole_document(above: str, runs: Iterable[Run], entries: dict[str, Entry]) -> str:
-    """The document with the tables of today below what was written by hand."""
-    return f"{above}\n\n{markdown(list(runs), entries)}"
+    by_hand, marker, _ = DOCUMENT.read_text(encoding="utf-8").partition(MARKER)
+    if not marker:
+        raise UserError(f"{DOCUMENT} has no line {MARKER}")
+    return f"{by_hand}{MARKER}\n\n{markdown(runs, DOCUMENT.parent)}"

@@ -77,17 +77,12 @@ MIOU = Metric("mIoU", "mIoU")
 BIOU = Metric("bIoU", "bIoU")
 AP = coco("bbox")[0]
 MASK_AP = coco("segm")[0]._replace(heading="mask AP")
-BY_HEADING = {metric.heading: metric for metric in (AP, MASK_AP, PANOPTIC[0], MIOU, BIOU)}
 SEGFORMER_NOTE = (
     "The authors report the best of SegFormer's evaluations, which are 16,000 iterations apart."
 )
 MASK_RCNN_NOTE = (
     "The paper's text counts three upsampling stages, the caption of its table the parameters of "
     "four; the configs have the three of the usual FPN."
-)
-MASK_HEAD_NOTE = (
-    "The transposed convolution that is replaced in a mask head has 262,144 weights, which "
-    "*params* does not subtract."
 )
 ABLATION_NOTE = (
     "The table names no models: its rows with four groups have the results of Tables 4 and 6, so "
@@ -184,3 +179,17 @@ TABLES = (
         note="SAPA-B with kernel size 5, embedding dimension 32 and exp, but for what a row names.",
     ),
 )
+
+METRICS = tuple(dict.fromkeys(metric for table in TABLES for metric in table.metrics))
+# Metrics of the configs in a directory that no table has.
+FURTHER = {
+    "faster_rcnn": (AP,),
+    "mask2former": (MIOU, BIOU),
+    "mask_rcnn": (AP, MASK_AP),
+    "maskformer": (MIOU, BIOU),
+    "panoptic_fpn": (PANOPTIC[0],),
+    "retinanet": (AP,),
+    "segformer": (MIOU, BIOU),
+    "shapes": (AP, MASK_AP, PANOPTIC[0], MIOU),
+    "upernet": (MIOU, BIOU),
+}

@@ -21,4 +21,5 @@ param_scheduler = [
     ),
 ]
 default_hooks = dict(checkpoint=dict(type="CheckpointHook", interval=1, max_keep_ckpts=1))
+auto_scale_lr = dict(enable=False, base_batch_size=4)
 randomness = dict(seed=0)

@@ -28,4 +28,5 @@ default_hooks = dict(
     sampler_seed=dict(type="DistSamplerSeedHook"),
     visualization=dict(type="SegVisualizationHook"),
 )
+auto_scale_lr = dict(enable=False, base_batch_size=8)
 randomness = dict(seed=0)
