@@ -25,7 +25,7 @@ ROOT = Path(__file__).resolve().parent
 PACKAGE = "mmdysample"
 MIM = ("configs", "tools", "model-index.yml")
 # They set up and test a checkout and have nothing to work on in an installed package.
-CHECKOUT_ONLY = ("setup_env.sh", "setup", "test.sh", "demo.sh", "demo.py")
+CHECKOUT_ONLY = ("setup_env.sh", "test.sh", "demo.sh", "demo.py")
 EXTRAS = ("mmdet", "mmseg", "triton", "dev")
 
 

@@ -27,7 +27,6 @@ ROOT = Path(__file__).resolve().parents[1]
 VERSION = runpy.run_path(str(ROOT / "mmdysample" / "version.py"))["__version__"]
 CHECKOUT_ONLY = (
     "tools/setup_env.sh",
-    "tools/setup/",
     "tools/test.sh",
     "tools/demo.sh",
     "tools/demo.py",

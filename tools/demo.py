@@ -2,13 +2,12 @@
 
 Everything runs on the Shapes data set through the tools that a user would call: make_shapes.py,
 train.py, test.py and those in analysis/. What is finished is kept: a demo that was interrupted
-goes on where it stopped when it is started again. Nothing is ever removed.
+goes on where it stopped when it is started again.
 """
 
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import os
 import re
@@ -16,32 +15,23 @@ import shlex
 import signal
 import subprocess
 import sys
-import tempfile
-import threading
 import time
-import warnings
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parents[1]
 MARKER = "demo.json"
-"""Lies in every directory that the demo made, and tells what it was made from."""
-SECONDS_TO_STOP = 10
-interrupted = threading.Event()
-"""Set by Ctrl-C and SIGTERM."""
-
-
-class DemoError(Exception):
-    """One sentence for the user; a step failed."""
-
-    status = 1
-
-
-class WorkDirError(DemoError):
-    """The directory that the user chose will not do."""
-
-    status = 2
+"""Lies in the demo's directory, and says with which settings it was made."""
+IMAGES = {True: ("24", "8"), False: ("400", "100")}
+"""To train and to test on: of a quick demo, and of the usual one."""
+OPTIONS = [
+    # Loading takes milliseconds: processes for it would only compete for the cores.
+    f"{split}_dataloader.{setting}"
+    for split in ("train", "val", "test")
+    for setting in ("num_workers=0", "persistent_workers=False")
+]
+Command = list[str | Path]
+"""Path of a tool in this repository, and its arguments."""
 
 
 class Task(NamedTuple):
@@ -56,13 +46,28 @@ class Task(NamedTuple):
     """Heading -> name in the results of test.py."""
     percent: float
     """What makes these results percent."""
-    annotations: str | None
-    """File that the evaluator reads, in the directory of the data set."""
-    picture: str
-    quick: dict[str, dict[str, int]]
+    image: str
+    quick: list[str]
     """Settings of a run of seconds."""
     minutes: float
     """Of training both models side by side, on two CPU cores."""
+
+    def config_file(self, upsampler: str) -> Path:
+        return ROOT / "configs" / "shapes" / self.config.format(upsampler.lower())
+
+    def run(self, upsampler: str) -> Path:
+        """Work directory of the training."""
+        return Path(self.config_file(upsampler).stem)
+
+    def checkpoint(self, upsampler: str) -> Path:
+        """The last one that training wrote."""
+        noted = (self.run(upsampler) / "last_checkpoint").read_text().strip()
+        # The path in it is absolute, and the demo may have been copied or moved since.
+        return self.run(upsampler) / Path(noted).name
+
+    def results(self, upsampler: str) -> Path | None:
+        """What test.py wrote, once it has ended."""
+        return max((self.run(upsampler) / "test").glob("*/*.json"), default=None)
 
 
 DETECTOR = Task(
@@ -71,9 +76,8 @@ DETECTOR = Task(
     upsamplers=("Nearest", "DySample"),
     metrics={"AP": "coco/bbox_mAP", "AP50": "coco/bbox_mAP_50"},
     percent=100,
-    annotations="annotations/instances_val2017.json",
-    picture="detections.png",
-    quick=dict(train_cfg=dict(max_epochs=1)),
+    image="detections.png",
+    quick=["train_cfg.max_epochs=1"],
     minutes=4,
 )
 SEGMENTOR = Task(
@@ -82,25 +86,15 @@ SEGMENTOR = Task(
     upsamplers=("Bilinear", "DySample"),
     metrics={"mIoU": "mIoU", "mAcc": "mAcc"},
     percent=1,
-    annotations=None,
-    picture="segmentation.png",
-    quick=dict(train_cfg=dict(max_iters=2), train_dataloader=dict(batch_size=2)),
+    image="segmentation.png",
+    quick=["train_cfg.max_iters=2", "train_dataloader.batch_size=2"],
     minutes=2.5,
 )
 TASKS = (DETECTOR, SEGMENTOR)
 
 
-class Result(NamedTuple):
-    """What one model reached."""
-
-    metrics: dict[str, float]
-    """Heading -> percent."""
-    parameters: int
-    """Of the upsamplers."""
-    seconds: float
-    """Of training."""
-    in_one_go: bool
-    """False if training was interrupted: ``seconds`` are those of its last part."""
+class StepError(Exception):
+    """One sentence for the user: a tool failed."""
 
 
 def parse_args() -> argparse.Namespace:
@@ -115,390 +109,190 @@ def parse_args() -> argparse.Namespace:
     if args.work_dir is None:
         args.work_dir = ROOT / "work_dirs" / ("demo-quick" if args.quick else "demo")
     args.work_dir = args.work_dir.absolute()
+    if mistake := mistake_in(args.work_dir, args.quick):
+        parser.exit(2, f"error: {args.work_dir} {mistake}: choose another one with --work-dir\n")
     return args
+
+
+def mistake_in(work_dir: Path, quick: bool) -> str | None:
+    """Why the demo cannot run in this directory."""
+    if work_dir.exists() and not work_dir.is_dir():
+        return "is a file"
+    if not work_dir.exists() or not any(work_dir.iterdir()):
+        return None
+    try:
+        before = json.loads((work_dir / MARKER).read_text())["quick"]
+    except (OSError, ValueError, TypeError, KeyError):
+        return "was not made by the demo"
+    return None if before == quick else f"holds a demo {'with' if before else 'without'} --quick"
 
 
 def main() -> int:
     args = parse_args()
-    # Noted here and acted on between steps of our own: raised in the midst of starting a tool, it
-    # would leave the tool running.
-    for sign in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(sign, lambda signum, frame: interrupted.set())
+    again = shlex.join(["bash", "tools/demo.sh", *sys.argv[1:]])
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        open_work_dir(args.work_dir, args.quick)
-        Demo(args.work_dir, args.quick).run()
-    except DemoError as error:
+        args.work_dir.mkdir(parents=True, exist_ok=True)
+        os.chdir(args.work_dir)  # where the configs of Shapes look for data/shapes
+        Path(MARKER).write_text(json.dumps({"quick": args.quick}))
+        Demo(args.quick).run()
+    except (StepError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
-        return error.status
-    except OSError as error:
-        print(f"error: {error.filename or args.work_dir}: {error.strerror}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        again = shlex.join(["bash", "tools/demo.sh", *sys.argv[1:]])
         print(f"\ninterrupted; to go on from here: {again}", file=sys.stderr)
         return 130
     return 0
 
 
-def open_work_dir(work_dir: Path, quick: bool) -> None:
-    """Make the directory, unless it holds a demo of the same settings, which is continued.
-
-    Raises:
-        WorkDirError: it holds anything else.
-    """
-    made_from = {"tool": "mmdysample demo", "quick": quick, "code": code_fingerprint()}
-    marker = work_dir / MARKER
-    if work_dir.exists() and not work_dir.is_dir():
-        raise WorkDirError(f"{work_dir} is a file: choose a directory with --work-dir")
-    if not work_dir.exists() or not any(work_dir.iterdir()):
-        work_dir.mkdir(parents=True, exist_ok=True)
-        write_json(marker, made_from)
-        return
-    before = read_marker(marker)
-    if before is None:
-        raise WorkDirError(
-            f"{work_dir} was not made by the demo and is left as it is: choose a new or an "
-            "empty directory with --work-dir"
-        )
-    if before != made_from:
-        how = "other code or configs"
-        if before.get("quick") != quick:
-            how = "--quick" if before.get("quick") else "all images and iterations"
-        raise WorkDirError(
-            f"{work_dir} holds a demo made with {how} and is left as it is: choose another "
-            "directory with --work-dir, or remove it"
-        )
-
-
-def read_marker(marker: Path) -> dict[str, Any] | None:
-    """What a demo was made from, None if the directory is not the demo's."""
-    try:
-        found = json.loads(marker.read_text())
-    except (FileNotFoundError, IsADirectoryError, ValueError):
-        return None
-    return found if isinstance(found, dict) and found.get("tool") == "mmdysample demo" else None
-
-
-def code_fingerprint() -> str:
-    """Changes with anything that results depend on: kept ones would be of another program."""
-    digest = hashlib.sha256()
-    places = ("mmdysample", "configs/_base_", "configs/shapes", "tools")
-    for path in sorted(path for place in places for path in (ROOT / place).rglob("*.py")):
-        digest.update(str(path.relative_to(ROOT)).encode() + b"\0" + path.read_bytes())
-    return digest.hexdigest()
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Whole or not at all."""
-    from mmdysample.engine.atomic import write_text
-
-    write_text(path, text)
-
-
-def write_json(path: Path, value: Any) -> None:
-    write_whole(path, json.dumps(value, indent=2) + "\n")
-
-
 class Demo:
-    """The steps in their order, in a directory of their own."""
+    """The steps in their order, in the current directory."""
 
-    def __init__(self, work_dir: Path, quick: bool) -> None:
-        self.work_dir = work_dir
+    def __init__(self, quick: bool) -> None:
         self.quick = quick
-        self.data = work_dir / "shapes"
         self.step = 0
-        self.steps = 1 + sum(1 + len(task.upsamplers) + 1 for task in TASKS) + 1
+        self.steps = 1 + 3 * len(TASKS) + 1
 
     def run(self) -> None:
-        start = time.monotonic()
-        print(f"Everything goes to {self.work_dir}; what is done is kept. Ctrl-C stops.")
-        self.draw_data()
-        results = []
+        print(f"Everything goes to {Path.cwd()}; what is done is kept. Ctrl-C stops.")
+        for name in ("data", "logs"):
+            Path(name).mkdir(exist_ok=True)
+        train, val = IMAGES[self.quick]
+        shapes = Path("data/shapes")
+        done = (shapes / "shapes.json").exists()
+        command: Command = ["tools/make_shapes.py", shapes, "--train", train, "--val", val]
+        self.do(f"drawing the Shapes data set: {train} + {val} images", done, command)
         for task in TASKS:
-            self.train(task)
-            for upsampler in task.upsamplers:
-                trained = json.loads(self.trained(task, upsampler).read_text())
-                metrics = self.test(task, upsampler)
-                parameters = self.count_parameters(task, upsampler)
-                result = Result(metrics, parameters, **trained)
-                results.append((task, upsampler, result))
-        pictures = [self.draw_predictions(task) for task in TASKS]
-        pictures.append(self.draw_sampling_points())
-        report = table(results)
-        write_whole(self.work_dir / "results.txt", report)
-        print(f"\n{report}\nPictures:")
-        for picture in pictures:
-            print(f"  {picture}")
-        print(f"Done in {clock(time.monotonic() - start)}.")
-
-    def draw_data(self) -> None:
-        train, val = ("24", "8") if self.quick else ("400", "100")
-        what = f"drawing the Shapes data set: {train} images to train on, {val} to test on"
-        command = ["tools/make_shapes.py", self.data, "--train", train, "--val", val]
-        done = self.data / "shapes.json"
-        self.do(what, [done], lambda log: self.call((command, log)))
-
-    def train(self, task: Task) -> None:
-        """Train both models side by side: ones as small as these gain little from a second core."""
-
-        def command(upsampler: str) -> list[str | Path]:
-            config, directory = self.config(task, upsampler), self.run_directory(task, upsampler)
-            return ["tools/train.py", config, "--work-dir", directory, "--resume"]
-
-        def work(log: Path) -> None:
-            runs = {}
-            for upsampler in task.upsamplers:
-                if not self.trained(task, upsampler).exists():
-                    own_log = log.with_name(f"{log.stem}-{upsampler.lower()}.log")
-                    runs[upsampler] = (command(upsampler), own_log)
-            in_one_go = {
-                name: not any(self.run_directory(task, name).glob("*.pth")) for name in runs
-            }
-            ended = self.call(*runs.values())
-            for upsampler, seconds in zip(runs, ended, strict=True):
-                what = {"seconds": seconds, "in_one_go": in_one_go[upsampler]}
-                write_json(self.trained(task, upsampler), what)
-
-        about = "some seconds" if self.quick else f"about {task.minutes:g} min on 2 CPU cores"
-        what = f"training {task.name} with {' and with '.join(task.upsamplers)} ({about})"
-        self.do(what, [self.trained(task, upsampler) for upsampler in task.upsamplers], work)
-
-    def trained(self, task: Task, upsampler: str) -> Path:
-        """There when training has ended; the fields of Result that it tells."""
-        return self.run_directory(task, upsampler) / "trained.json"
-
-    def test(self, task: Task, upsampler: str) -> dict[str, float]:
-        directory = self.run_directory(task, upsampler)
-        done = directory / "tested.json"
-        out = directory / "test"
-
-        def work(log: Path) -> None:
-            command = ["tools/test.py", self.config(task, upsampler), checkpoint(directory)]
-            self.call(([*command, "--work-dir", out], log))
-            newest = max(out.glob("*/*.json"))  # of a test that was interrupted there is none
-            write_json(done, json.loads(newest.read_text()))
-
-        self.do(f"testing {task.name} with {upsampler}", [done], work)
-        found = json.loads(done.read_text())
-        return {heading: task.percent * found[name] for heading, name in task.metrics.items()}
-
-    def count_parameters(self, task: Task, upsampler: str) -> int:
-        with warnings.catch_warnings():
-            # mmengine's imports warn of what only its makers can change
-            warnings.simplefilter("ignore")
-            from mmdysample.engine.checkpoint import load_checkpoint_file
-
-        path = checkpoint(self.run_directory(task, upsampler))
-        return sum(
-            value.numel()
-            for name, value in load_checkpoint_file(path)["state_dict"].items()
-            if ".upsample_modules." in name and not name.endswith(".init_pos")
-        )
-
-    def draw_predictions(self, task: Task) -> Path:
-        models: list[str | Path] = []
-        for upsampler in task.upsamplers:
-            path = checkpoint(self.run_directory(task, upsampler))
-            models += ["--model", upsampler, self.config(task, upsampler), path]
-        return self.draw(["tools/analysis/predictions.py", *models], task.picture)
-
-    def draw_sampling_points(self) -> Path:
+            self.compare(task)
         upsampler = DETECTOR.upsamplers[1]
-        path = checkpoint(self.run_directory(DETECTOR, upsampler))
-        image = sorted((self.data / "val2017").iterdir())[2]
-        command = ["tools/analysis/sampling_points.py", self.config(DETECTOR, upsampler)]
-        return self.draw([*command, path, image], "sampling_points.png")
+        model = [DETECTOR.config_file(upsampler), DETECTOR.checkpoint(upsampler)]
+        image = sorted((shapes / "val2017").iterdir())[2]
+        self.draw("sampling_points.png", ["tools/analysis/sampling_points.py", *model, image])
+        report = table()
+        Path("results.txt").write_text(report)
+        print(f"\n{report}\nImages:")
+        for name in (*(task.image for task in TASKS), "sampling_points.png"):
+            print(f"  {Path.cwd() / name}")
 
-    def draw(self, command: list[str | Path], name: str) -> Path:
-        picture = self.work_dir / name
+    def compare(self, task: Task) -> None:
+        """Both models side by side: ones as small as these gain little from a second core."""
+        names = f"{task.name} with {' and with '.join(task.upsamplers)}"
+        done = all(task.results(upsampler) for upsampler in task.upsamplers)
+        about = "some seconds" if self.quick else f"about {task.minutes:g} min on 2 CPU cores"
+        commands: list[Command] = []
+        for upsampler in task.upsamplers:
+            command = ["tools/train.py", task.config_file(upsampler), "--resume"]
+            command += ["--work-dir", task.run(upsampler), "--cfg-options", *OPTIONS]
+            commands.append(command + (task.quick if self.quick else []))
+        self.do(f"training {names} ({about})", done, *commands)
 
-        def work(log: Path) -> None:
-            with tempfile.TemporaryDirectory(dir=self.work_dir) as directory:
-                draft = Path(directory) / name
-                self.call(([*command, "--out", draft], log))
-                draft.replace(picture)
+        models = {u: [task.config_file(u), task.checkpoint(u)] for u in task.upsamplers}
+        commands = []
+        for upsampler, model in models.items():
+            command = ["tools/test.py", *model, "--work-dir", task.run(upsampler) / "test"]
+            commands.append([*command, "--cfg-options", *OPTIONS])
+        self.do(f"testing {names}", done, *commands)
 
-        self.do(f"drawing {name}", [picture], work)
-        return picture
+        command = ["tools/analysis/predictions.py"]
+        for upsampler, model in models.items():
+            command += ["--model", upsampler, *model]
+        self.draw(task.image, command)
 
-    def run_directory(self, task: Task, upsampler: str) -> Path:
-        return self.work_dir / self.original(task, upsampler).stem
+    def draw(self, image: str, command: Command) -> None:
+        done = Path(image).exists()
+        draft = Path("logs", image)  # of which a tool that was interrupted may leave a part
+        draft.unlink(missing_ok=True)
+        self.do(f"drawing {image}", done, [*command, "--out", draft])
+        if not done:
+            draft.rename(image)
 
-    def original(self, task: Task, upsampler: str) -> Path:
-        return ROOT / "configs" / "shapes" / task.config.format(upsampler.lower())
-
-    def config(self, task: Task, upsampler: str) -> Path:
-        """A config of the Shapes data set with the data and the settings of this demo.
-
-        Raises:
-            WorkDirError: there is another one in its place.
-        """
-        settings: dict[str, dict[str, Any]] = {}
-        for split in ("train", "val", "test"):
-            settings[f"{split}_dataloader"] = {
-                "dataset": {"data_root": f"{self.data}/"},
-                # loading takes milliseconds: processes for it would only compete for the cores
-                "num_workers": 0,
-                "persistent_workers": False,
-            }
-            if task.annotations and split != "train":
-                settings[f"{split}_evaluator"] = {"ann_file": str(self.data / task.annotations)}
-        settings["train_cfg"] = {"val_interval": 1_000_000}  # test.py evaluates afterwards
-        for name, values in (task.quick if self.quick else {}).items():
-            settings[name] |= values
-        original = self.original(task, upsampler)
-        lines = [f"{name} = {value!r}\n" for name, value in settings.items()]
-        text = f"_base_ = {str(original)!r}\n" + "".join(lines)
-        path = self.work_dir / "configs" / original.name
-        if not path.exists():
-            path.parent.mkdir(exist_ok=True)
-            write_whole(path, text)
-        if path.read_text() != text:
-            raise WorkDirError(
-                f"{path} is not as the demo wrote it and is left as it is: remove it, or choose "
-                "another directory with --work-dir"
-            )
-        return path
-
-    def do(self, what: str, done: list[Path], work: Callable[[Path], None]) -> None:
-        """One step, unless ``done`` are there from an earlier run; ``work`` gets its log."""
-        if interrupted.is_set():
-            raise KeyboardInterrupt
+    def do(self, what: str, done: bool, *commands: Command) -> None:
+        """One step: tools that run side by side, unless an earlier demo has done it."""
         self.step += 1
         line = f"[{self.step}/{self.steps}] {what}"
-        if all(path.exists() for path in done):
+        if done:
             print(f"{line}: done before", flush=True)
             return
-        logs = self.work_dir / "logs"
-        logs.mkdir(exist_ok=True)
-        log = logs / f"{self.step:02}-{re.sub('[^a-z0-9]+', '-', what.split(' (')[0].lower())}.log"
         print(line, flush=True)
-        start = time.monotonic()
-        work(log)
-        show(f"      done in {clock(time.monotonic() - start)}", last=True)
-
-    def call(self, *runs: tuple[list[str | Path], Path]) -> list[float]:
-        """Run tools side by side, showing how far they are; the seconds that each took.
-
-        Args:
-            runs: command of a tool, and the log that its output goes to.
-
-        Raises:
-            DemoError: a tool failed; the others have been stopped.
-        """
-        start = time.monotonic()
-        seconds = [0.0] * len(runs)
-        running: dict[int, subprocess.Popen] = {}
-        try:
-            for number, (command, log) in enumerate(runs):
-                running[number] = launch(command, log, len(runs))
-            while running:
-                if interrupted.wait(0.2):
-                    raise KeyboardInterrupt
-                if sys.stdout.isatty():
-                    show("      " + " | ".join(progress(log) for _, log in runs))
-                for number in [n for n, process in running.items() if process.poll() is not None]:
-                    process = running.pop(number)
-                    stop(process)  # what it may have left running
-                    seconds[number] = time.monotonic() - start
-                    if process.returncode:
-                        raise failure(*runs[number], process.returncode)
-        finally:
-            for process in running.values():
-                stop(process)
-        return seconds
+        started = time.monotonic()
+        logs = [Path("logs", f"{self.step}-{number}.log") for number in range(len(commands))]
+        call(dict(zip(logs, commands, strict=True)))
+        print(f"      done in {time.monotonic() - started:.0f} s", flush=True)
 
 
-def launch(command: list[str | Path], log: Path, side_by_side: int) -> subprocess.Popen:
-    tool, *arguments = map(str, command)
+def call(commands: dict[Path, Command]) -> None:
+    """Run tools side by side, their output in the logs given, and show how far they are.
+
+    Raises:
+        StepError: a tool failed; the others have been stopped.
+    """
     # Threads that spin while they wait make a busy machine ten times slower.
-    environment = {"OMP_WAIT_POLICY": "PASSIVE", **os.environ}
-    if side_by_side > 1:
-        environment.setdefault("OMP_NUM_THREADS", str(max(1, os.cpu_count() // side_by_side)))
-    # A group of its own: Ctrl-C comes to this process, which then ends all of the group.
-    return subprocess.Popen(
-        [sys.executable, ROOT / tool, *arguments],
-        stdin=subprocess.DEVNULL,
-        stdout=log.open("w"),
-        stderr=subprocess.STDOUT,
-        start_new_session=True,
-        env=environment,
-    )
-
-
-def failure(command: list[str | Path], log: Path, status: int) -> DemoError:
-    reason = error_line(log) or f"exit status {status}"
-    return DemoError(f"{command[0]} failed ({reason}); its output is in {log}")
-
-
-def checkpoint(directory: Path) -> Path:
-    """The last one that training in ``directory`` wrote."""
-    # The path in it is absolute, and the demo may have been copied or moved since.
-    return directory / Path((directory / "last_checkpoint").read_text().strip()).name
-
-
-def stop(process: subprocess.Popen) -> None:
-    """End a tool and the processes that it started, all of one group."""
-    for sign in (signal.SIGINT, signal.SIGKILL):
-        deadline = time.monotonic() + SECONDS_TO_STOP
-        try:
-            os.killpg(process.pid, sign)
-            while time.monotonic() < deadline:
-                process.poll()
-                os.killpg(process.pid, 0)
-                time.sleep(0.05)
-        except ProcessLookupError:
-            break
-    process.wait()
+    threads = str(max(1, os.cpu_count() // len(commands)))
+    environment = {"OMP_WAIT_POLICY": "PASSIVE", "OMP_NUM_THREADS": threads, **os.environ}
+    processes: dict[Path, subprocess.Popen] = {}
+    try:
+        for log, (tool, *arguments) in commands.items():
+            with log.open("w") as output:
+                processes[log] = subprocess.Popen(
+                    [sys.executable, ROOT / tool, *arguments],
+                    stdin=subprocess.DEVNULL,
+                    stdout=output,
+                    stderr=subprocess.STDOUT,
+                    env=environment,
+                )
+        running = True
+        while running:
+            time.sleep(0.2)
+            running = any(process.poll() is None for process in processes.values())
+            for log, process in processes.items():
+                if process.returncode:
+                    reason = log.read_text(errors="replace").strip().rpartition("\n")[2]
+                    tool = commands[log][0]
+                    raise StepError(f"{tool} failed ({reason}); its output is in {log.absolute()}")
+            if sys.stdout.isatty():
+                print(f"\r\033[K      {' | '.join(map(progress, processes))}", end="\r", flush=True)
+    finally:
+        for process in processes.values():
+            process.send_signal(signal.SIGINT)  # which does nothing to one that has ended
+        for process in processes.values():
+            try:
+                process.wait(timeout=10)
+            except subprocess.TimeoutExpired:
+                process.kill()
 
 
 def progress(log: Path) -> str:
-    """How far training or testing is, by the last line of a log that tells it."""
-    for line in reversed(log.read_text(errors="replace").splitlines()):
-        found = re.search(r"eta: ([\d:]+).*?loss: ([\d.]+)", line)
-        if found:
-            return f"loss {found[2]}, about {found[1]} left"
-    return "starting"
+    """How far training is, by the last line of its log that tells it."""
+    found = re.findall(r"eta: ([\d:]+).*?loss: ([\d.]+)", log.read_text(errors="replace"))
+    return "loss {1}, about {0} left".format(*found[-1]) if found else "starting"
 
 
-def error_line(log: Path) -> str | None:
-    """The sentence that a tool ended with."""
-    lines = [line.strip() for line in log.read_text(errors="replace").splitlines()]
-    return next((line for line in reversed(lines) if line.startswith("error: ")), None)
-
-
-def show(text: str, last: bool = False) -> None:
-    """On a terminal each text replaces the one before, until the last."""
-    if sys.stdout.isatty():
-        print(f"\r\033[K{text}", end="\n" if last else "", flush=True)
-    elif last:
-        print(text, flush=True)
-
-
-def clock(seconds: float) -> str:
-    minutes, seconds = divmod(round(seconds), 60)
-    return f"{minutes} min {seconds} s" if minutes else f"{seconds} s"
-
-
-def table(results: list[tuple[Task, str, Result]]) -> str:
+def table() -> str:
     """The comparison as text."""
-    rows = [("model", "upsampler", "result", "", "added parameters", "training")]
-    for task, upsampler, result in results:
-        metrics = [f"{heading} {value:.1f}" for heading, value in result.metrics.items()]
-        seconds = f"{result.seconds:.0f} s" + ("" if result.in_one_go else " *")
-        rows.append((task.name, upsampler, *metrics, f"{result.parameters:,}", seconds))
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = []
-    for row in rows:
-        cells = zip(row, widths, strict=True)
-        lines.append("  ".join(cell.ljust(width) for cell, width in cells).rstrip())
-    lines.insert(1, "  ".join("-" * width for width in widths))
-    if not all(result.in_one_go for _, _, result in results):
-        lines.append("* was interrupted; the seconds are those of the last part")
-    lines.append(
-        "One short training each, all with the same seed: differences of a point or two are chance."
-    )
+    lines = [f"{'model':13} {'upsampler':10} {'result':22} added parameters"]
+    for task in TASKS:
+        for upsampler in task.upsamplers:
+            results = json.loads(task.results(upsampler).read_text())
+            metrics = " ".join(
+                f"{heading} {task.percent * results[name]:<6.1f}"
+                for heading, name in task.metrics.items()
+            )
+            added = count_parameters(task.checkpoint(upsampler))
+            lines.append(f"{task.name:13} {upsampler:10} {metrics:22} {added:,}")
+    lines.append("One short training each, one seed: differences of a point or two are chance.")
     return "\n".join(lines) + "\n"
+
+
+def count_parameters(checkpoint: Path) -> int:
+    """Those of the upsamplers."""
+    from mmdysample.engine.checkpoint import load_checkpoint_file
+
+    state = load_checkpoint_file(checkpoint)["state_dict"]
+    return sum(
+        value.numel()
+        for name, value in state.items()
+        if ".upsample_modules." in name and not name.endswith(".init_pos")
+    )
 
 
 if __name__ == "__main__":

@@ -1,185 +1,175 @@
 #!/usr/bin/env bash
 # Makes the virtual environment that everything in this project runs in.
 #
-#   bash tools/setup_env.sh [--recreate]
+#   bash tools/setup_env.sh
 #
-# The versions come from requirements/lock.txt. mmcv is compiled once; its wheel stays in the user's
-# cache. A second call with nothing to do returns at once and needs no network. Either the whole
-# environment is made or the one that was there before is left as it was.
+# The versions come from requirements/lock.txt, by pip and its settings (pip config list). mmcv is
+# compiled once; its wheel stays in the user's cache. With nothing to do the script returns at once
+# and needs no network. An environment that is incomplete or out of date is emptied and made anew.
+# To start over, remove it. Settings are variables:
 #
-#   --recreate            replace the environment, also one that this script did not make
-#   PYTHON                interpreter, 3.10 to 3.12 (else python3.11, 3.12, 3.10 or python3)
-#   MMDYSAMPLE_VENV       where the environment goes (else .venv in the project)
-#   MMDYSAMPLE_CACHE      where built wheels and logs go (else ~/.cache/mmdysample)
-#   MMDYSAMPLE_OPS        mmcv's operators: cpu, cuda, or auto (cuda where it can be built)
-#   MMDYSAMPLE_NEEDED_MB  free space to insist on for the environment, in MB
-#   MAX_JOBS              compilers to run at once; TORCH_CUDA_ARCH_LIST: GPUs to compile for
+#   PYTHON            interpreter, 3.10 to 3.12 (else python3.11, 3.12, 3.10 or python3)
+#   MMDYSAMPLE_VENV   where the environment goes (else .venv in the project)
+#   MMDYSAMPLE_CACHE  where wheels of mmcv are kept (else ~/.cache/mmdysample)
+#   MAX_JOBS          compilers to run at once; TORCH_CUDA_ARCH_LIST: GPUs to compile for
 #
-# Exit status: 0 done, 1 something is missing on this machine, 2 an argument is wrong.
-
-# shellcheck source-path=SCRIPTDIR
+# Exit status: 0 done, 1 something failed or is missing, 2 an argument is wrong.
 set -euo pipefail
 
 ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 VENV=$(realpath -ms "${MMDYSAMPLE_VENV:-$ROOT/.venv}")
-CACHE=$(realpath -ms "${MMDYSAMPLE_CACHE:-${XDG_CACHE_HOME:-${HOME:-/tmp}/.cache}/mmdysample}")
-PREVIOUS=$VENV.before-setup
-DISCARDED=$VENV.setup-discarded
-STAMP=$VENV/mmdysample-setup.txt
-INCOMPLETE=$VENV/mmdysample-setup.incomplete
+CACHE=$(realpath -ms "${MMDYSAMPLE_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/mmdysample}")
 LOCK=$ROOT/requirements/lock.txt
-# To be raised when a change of this script must remake the environments that it made before.
-SETUP_VERSION=1
-STEPS=7
+# Tells an environment of this script, and, once it is complete, what it was made from.
+STAMP=$VENV/mmdysample-setup.txt
 
 # Settings that would lead pip or Python away from the environment.
 unset PYTHONPATH PYTHONHOME PIP_TARGET PIP_PREFIX PIP_USER PIP_REQUIRE_VIRTUALENV
-export PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_INPUT=1 PIP_PROGRESS_BAR=off
+export PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_INPUT=1
 
-# shellcheck source=setup/run.sh
-source "$ROOT/tools/setup/run.sh"
-# shellcheck source=setup/machine.sh
-source "$ROOT/tools/setup/machine.sh"
-# shellcheck source=setup/stamp.sh
-source "$ROOT/tools/setup/stamp.sh"
-# shellcheck source=setup/mmcv.sh
-source "$ROOT/tools/setup/mmcv.sh"
-
-pip() {
-    TMPDIR=$scratch run "$VENV/bin/python" -m pip "$@"
+fail() { # exit status, sentence
+    printf 'error: %s\n' "$2" >&2
+    exit "$1"
 }
 
-make_venv() {
-    step 1 "Virtual environment in $VENV with $("$python" -V) ($python); some seconds"
-    if [[ -f $INCOMPLETE && ! -f $STAMP ]]; then
-        restore_previous
-    elif [[ -d $VENV ]]; then
-        mv "$VENV" "$PREVIOUS"
+step() { # of 5, what is done
+    doing=$2
+    echo "[$1/5] $2"
+}
+
+finish() {
+    rm -rf "$TMPDIR"
+    [[ $(<"$STAMP") == "$made_from" ]] ||
+        echo "Stopped at: $doing. The same command starts the set-up again." >&2
+}
+
+pip() { "$VENV/bin/python" -m pip "$@"; }
+
+exit_if_complete() {
+    local version
+    [[ -f $STAMP && $(<"$STAMP") == "$made_from" ]] || return 0
+    version=$("$VENV/bin/python" -V 2>/dev/null) || return 0
+    [[ -z ${PYTHON:-} || $("$PYTHON" -V 2>&1) == "$version" ]] || return 0
+    echo "The environment is complete: $VENV"
+    exit
+}
+
+# Prints the interpreter itself: the one found may belong to the environment that is made anew.
+probe_python() { # name or path
+    "$1" -I -c '
+import ensurepip, os, sys, sysconfig, venv
+assert (3, 10) <= sys.version_info[:2] <= (3, 12)
+assert os.path.isfile(os.path.join(sysconfig.get_path("include"), "Python.h"))
+print(getattr(sys, "_base_executable", sys.executable))' 2>/dev/null
+}
+
+# Compiles for CUDA where nvcc of PyTorch's major version and a GPU are there. Sets `operators`, and
+# `kept` to the directory of wheels for the same mmcv, PyTorch, Python, system and operators.
+choose_operators() {
+    local facts cuda gpu key nvcc
+    facts=$("$VENV/bin/python" -I -c '
+import platform, sys, sysconfig, torch
+gpu = torch.cuda.is_available() and "%d.%d" % torch.cuda.get_device_capability()
+key = ["torch" + torch.__version__, "cp%d%d" % sys.version_info[:2], sysconfig.get_platform()]
+print(torch.version.cuda, gpu or "none", "_".join([*key, *platform.libc_ver()]))')
+    read -r cuda gpu key <<<"$facts"
+    gpu=${TORCH_CUDA_ARCH_LIST:-$gpu}
+    nvcc=$(PATH=${CUDA_HOME:+$CUDA_HOME/bin:}$PATH:/usr/local/cuda/bin command -v nvcc || echo false)
+    if [[ $gpu != none && $("$nvcc" --version) == *"release ${cuda%%.*}."* ]]; then
+        operators=cuda-${gpu//[^0-9A-Za-z.]/-}
+        export FORCE_CUDA=1 TORCH_CUDA_ARCH_LIST=$gpu
+    else
+        operators=cpu
+        # mmcv would compile for CUDA wherever it sees a GPU.
+        export FORCE_CUDA=0 CUDA_VISIBLE_DEVICES=
     fi
-    building=1
-    mkdir -p "$VENV"
-    : >"$INCOMPLETE"
-    scratch=$VENV/tmp
-    run "$python" -m venv "$VENV" || explain 'making the virtual environment'
-    mkdir -p "$scratch"
-    pip install -c "$LOCK" pip || explain 'installing pip'
+    kept=$CACHE/wheels/${mmcv}_${key}_$operators
 }
 
-install_torch() {
-    step 2 'PyTorch and the tools to build with; 1 to 2 minutes (0.2 GB, or 3 GB for a CUDA build)'
-    # A CUDA build of torch brings the Triton that it was made for.
-    grep -v '^triton==' "$LOCK" >"$scratch/lock.txt"
-    pip install -c "$scratch/lock.txt" torch numpy setuptools wheel ninja psutil ||
-        explain 'installing PyTorch'
+compile_mmcv() {
+    local log=$CACHE/mmcv-build.log
+    echo "      Compiling it: 5 to 15 minutes on 2 cores, an hour for CUDA. The log is $log"
+    # Without Python's -g, which doubles the time, and without pip's cache, whose wheel of mmcv may
+    # have been compiled against another PyTorch. ninja's [37/77] are shown.
+    MMCV_WITH_OPS=1 MAX_JOBS=${MAX_JOBS:-$(nproc)} CFLAGS="${CFLAGS:-} -g0" PATH=$VENV/bin:$PATH \
+        pip wheel -v --no-deps --no-build-isolation --no-binary mmcv --no-cache-dir \
+        -w "$TMPDIR" "$mmcv" 2>&1 | tee "$log" | sed -unE 's/^ *(\[[0-9]+\/[0-9]+\]).*/      \1/p' ||
+        fail 1 "compiling mmcv failed: $(grep -iE 'error:|no space|killed' "$log" | head -n 1 || true)"
+    mkdir -p "$kept"
+    mv "$TMPDIR"/mmcv-*.whl "$kept"
 }
 
-install_packages() {
-    step 3 'OpenMMLab packages, test tools and the rest; about a minute'
-    local others='^mmcv=='
-    ! compgen -G "$VENV/lib/python*/site-packages/triton" >/dev/null || others='^(mmcv|triton)=='
-    grep -vE "$others" "$LOCK" >"$scratch/lock.txt"
-    # The list is complete, so --no-deps: else mmengine would bring the OpenCV that needs libGL.
-    pip install --no-deps --only-binary :all: -r "$scratch/lock.txt" || explain 'installing packages'
-}
-
-install_project() {
-    pip install --no-deps --no-build-isolation --no-index -e "$ROOT" || explain 'installing mmdysample'
-}
-
-check_environment() {
-    local complaints
-    step 7 'Checking that all of it imports; some seconds'
-    run "$VENV/bin/python" -I -c '
-import importlib.util
-import cv2, matplotlib, onnx, onnxruntime, onnxscript, pycocotools.mask, torch
-import mmengine, mmcv.ops, mmdet, mmseg
-assert importlib.util.find_spec("mmdysample"), "error: mmdysample is not installed"
-assert not importlib.util.find_spec("torchvision"), "error: torchvision has got in"' ||
-        explain 'checking the environment'
-    # OpenCV is there under the name of its headless build, which pip does not see as the same.
-    pip check || true
-    complaints=$(tail -c "+$((log_start + 1))" "$log" | grep -aE ' requires | has requirement |not supported' |
-        grep -avE 'requires opencv-python, which is not installed' || true)
-    [[ -z $complaints ]] || fail 1 "the installed packages do not fit together: ${complaints%%$'\n'*}"
-}
-
-recreate=
-for argument in "$@"; do
-    case $argument in
-    --recreate) recreate=1 ;;
-    -h | --help)
-        sed -n '2,/^$/s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"
-        exit 0
-        ;;
-    *) fail 2 "unknown argument $argument; accepted are --recreate and --help." ;;
-    esac
-done
-case ${MMDYSAMPLE_OPS:-auto} in
-auto | cpu | cuda) ;;
-*) fail 2 "MMDYSAMPLE_OPS=$MMDYSAMPLE_OPS is not one of auto, cpu, cuda." ;;
+case ${1:-} in
+'') ;;
+-h | --help)
+    sed -n '2,/^set /s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"
+    exit
+    ;;
+*) fail 2 "unknown argument $1; accepted is --help." ;;
 esac
-[[ ${MMDYSAMPLE_NEEDED_MB:-0} =~ ^[0-9]+$ ]] ||
-    fail 2 "MMDYSAMPLE_NEEDED_MB=$MMDYSAMPLE_NEEDED_MB is not a number of MB."
-[[ ${MAX_JOBS:-1} =~ ^[1-9][0-9]*$ ]] || fail 2 "MAX_JOBS=$MAX_JOBS is not a number above 0."
-for tool in flock setsid sha256sum; do
-    command -v "$tool" >/dev/null ||
-        fail 1 "the command $tool is missing; it comes with util-linux and coreutils (this script needs Linux)."
-done
-MMCV=$(grep '^mmcv==' "$LOCK")
+mmcv=$(grep '^mmcv==' "$LOCK")
+made_from=$({
+    echo "$ROOT $VENV"
+    cat "${BASH_SOURCE[0]}" "$LOCK" "$ROOT"/{requirements/mmcv1.txt,setup.py,mmdysample/version.py}
+} | sha256sum)
+exit_if_complete
+mkdir -p "$CACHE"
+exec 9>"$CACHE/lock"
+flock -n 9 || { echo 'Another set-up is at work; waiting for it to end.' && flock 9; }
+exit_if_complete
 
-python=
-[[ -z ${PYTHON:-} ]] || python=$(find_python)
-need_writable "$CACHE/locks" MMDYSAMPLE_CACHE
-need_writable "$(dirname "$VENV")" MMDYSAMPLE_VENV
-exec 9>>"$CACHE/locks/$(printf '%s' "$VENV" | sha256sum | cut -c 1-16)"
-take_lock 9 "at work on $VENV"
-
-# What set-ups that were killed outright have left, unless the lock says that one is at work there.
-for dir in "$CACHE"/wheels/*/; do
-    ! compgen -G "$dir/build.*" >/dev/null || flock -n "$dir/lock" rm -rf "$dir"/build.* || true
+if [[ -L $VENV || (-e $VENV && ! -f $STAMP && -n $(ls -A "$VENV")) ]]; then
+    fail 2 "$VENV was not made by this script: move it away, or choose another place \
+with MMDYSAMPLE_VENV."
+fi
+names=(python3.11 python3.12 python3.10 python3)
+[[ -z ${PYTHON:-} ]] || names=("$PYTHON")
+for name in "${names[@]}"; do
+    if python=$(probe_python "$name"); then break; fi
 done
-rm -rf "$DISCARDED"
-if [[ -d $PREVIOUS ]]; then
-    # Keep what is complete.
-    if [[ -f $STAMP ]]; then
-        rm -rf "$PREVIOUS"
-    elif [[ -f $INCOMPLETE || ! -e $VENV ]]; then
-        restore_previous
-    fi
-fi
-refuse_foreign
-if must_make; then
-    start_log
-    python=${python:-$(find_python)}
-    say "Making the environment ($reason). With nothing in the cache this takes about 15 minutes on 2"
-    say 'cores, else two or three; it can be stopped and started again at any time.'
-    need_space "$VENV" "${MMDYSAMPLE_NEEDED_MB:-$(command -v nvidia-smi >/dev/null && echo 12000 || echo 3000)}" \
-        'the environment'
-    compgen -G "$CACHE/wheels/${MMCV}_*/*.whl" >/dev/null || need_compiler "$python"
-    make_venv
-    install_torch
-    install_packages
-    install_mmcv
-    exec 8>&-
-    install_mmcv1
-    step 6 'mmdysample itself, editable; some seconds'
-    install_project
-    check_environment
-    step_done
-    rm -rf "$scratch"
-    scratch=
-    write_stamp "$wanted_ops"
-    rm -f "$INCOMPLETE"
-    building=
-    rm -rf "$PREVIOUS"
-    say "Done in $(duration "$SECONDS"). The environment is $VENV"
-elif [[ $(stamped project) != "$(project_hash)" ]]; then
-    start_log
-    say 'Installing mmdysample again, since its metadata has changed; some seconds.'
-    scratch=$VENV/tmp
-    mkdir -p "$scratch"
-    install_project
-    write_stamp "$(stamped ops)"
-else
-    say "The environment is complete: $VENV"
-fi
+[[ -n $python ]] || fail 1 "no Python 3.10, 3.11 or 3.12 with venv and headers was found as \
+${names[*]}: install one (Debian and Ubuntu: python3-venv, python3-dev), or set PYTHON."
+compgen -G "$CACHE/wheels/${mmcv}_*/*.whl" >/dev/null || command -v "${CXX:-g++}" >/dev/null ||
+    fail 1 "no C++ compiler (${CXX:-g++}) was found, and mmcv has to be compiled: install one \
+(Debian and Ubuntu: build-essential), or set CXX and CC."
+export TMPDIR=$CACHE/tmp
+rm -rf "$TMPDIR" # of a set-up that was killed
+mkdir -p "$TMPDIR" "$VENV"
+free=$(df -Pm "$VENV" | awk 'NR == 2 { print $4 }')
+((free >= 3000)) ||
+    fail 1 "the disk is too full: $VENV needs 3000 MB (9000 with CUDA), and $free are free."
+
+echo "Making $VENV: about 15 minutes on 2 cores, or two where mmcv has been compiled before."
+step 1 "virtual environment with $("$python" -V) ($python)"
+echo 'not complete' >"$STAMP"
+trap finish EXIT
+find "$VENV/" -mindepth 1 -maxdepth 1 ! -name "${STAMP##*/}" -exec rm -rf {} +
+"$python" -m venv "$VENV"
+pip install --retries 1 "$(grep '^pip==' "$LOCK")" ||
+    fail 1 'the package index cannot be reached: check the network, the proxy and pip config list.'
+
+step 2 'PyTorch, OpenMMLab and the rest; a minute or two (0.5 GB, or 3 GB with CUDA)'
+# The list is complete, so --no-deps: else mmengine would bring the OpenCV that needs libGL. Only a
+# CUDA build of torch asks for more: its libraries, and a Triton of its own.
+pip install --no-deps --only-binary :all: -r <(grep -v '^mmcv==' "$LOCK")
+pip install "$(grep '^torch==' "$LOCK")"
+
+choose_operators
+step 3 "$mmcv with operators for $operators"
+compgen -G "$kept/*.whl" >/dev/null || compile_mmcv
+pip install --no-deps "$kept"/*.whl
+"$VENV/bin/python" -I -c 'import mmcv.ops' || fail 1 "the wheel in $kept does not work: remove it."
+
+step 4 "mmdysample itself, editable; and for one test mmcv 1.x, in $VENV/opt/mmcv1"
+pip install --no-deps --no-build-isolation --no-index -e "$ROOT"
+MMCV_WITH_OPS=0 pip install --no-deps --no-build-isolation --no-binary mmcv --no-cache-dir \
+    --target "$VENV/opt/mmcv1" -r "$ROOT/requirements/mmcv1.txt"
+
+step 5 'seeing that all of it imports'
+"$VENV/bin/python" -I -c '
+import importlib.util
+import cv2, matplotlib, onnx, onnxruntime, onnxscript, pycocotools.mask
+import mmengine, mmcv, mmdet, mmseg, mmdysample
+assert not importlib.util.find_spec("torchvision"), "torchvision has got in"'
+echo "$made_from" >"$STAMP"
+echo "Done in $((SECONDS / 60)) min $((SECONDS % 60)) s. The environment is $VENV"

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Sets up the environment, checks the code's form and runs all tests.
+# Sets up the environment, checks the code's form and runs the tests.
 #
 #   bash tools/test.sh [--fast] [arguments of pytest]
 #
@@ -9,29 +9,26 @@
 # The order is random; --randomly-seed=N, with the N that the output begins with, repeats one.
 set -euo pipefail
 
-ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
-VENV=$(realpath -ms "${MMDYSAMPLE_VENV:-$ROOT/.venv}")
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
 chosen=()
 if [[ ${1:-} == --fast ]]; then
     chosen=(-m "not slow")
     shift
 fi
-bash "$ROOT/tools/setup_env.sh" </dev/null
+bash tools/setup_env.sh </dev/null
 
-cd "$ROOT"
+bin=$(realpath -ms "${MMDYSAMPLE_VENV:-.venv}")/bin
 unset PYTHONPATH PYTHONHOME
 # Threads that spin while they wait make a busy machine many times slower.
 export OMP_WAIT_POLICY=${OMP_WAIT_POLICY:-PASSIVE}
 started=$SECONDS
-"$VENV/bin/ruff" check .
-"$VENV/bin/ruff" format --check .
-"$VENV/bin/shellcheck" -x tools/*.sh tools/benchmark/*.sh .ci/run
-if (($#)); then
-    "$VENV/bin/python" -m pytest ${chosen[@]+"${chosen[@]}"} "$@" </dev/null
-else
+"$bin/ruff" check .
+"$bin/ruff" format --check .
+"$bin/shellcheck" -x tools/*.sh tools/benchmark/*.sh .ci/run
+if (($# == 0)); then
     # Each process computes with one thread, as they share the cores.
-    OMP_NUM_THREADS=${OMP_NUM_THREADS:-1} "$VENV/bin/python" -m pytest \
-        -n logical --maxprocesses 4 --dist loadfile --durations=15 \
-        ${chosen[@]+"${chosen[@]}"} </dev/null
+    export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
+    set -- -n logical --maxprocesses 4 --dist loadfile --durations=15
 fi
+"$bin/python" -m pytest "${chosen[@]}" "$@" </dev/null
 echo "All checks passed in $((SECONDS - started)) s."
