@@ -66,7 +66,7 @@ def test_samples_are_those_of_upstream(data, scope, make, changes):
     assert built.metainfo == plain.metainfo
     assert vars(built).keys() == vars(plain).keys()
     names = [type(step).__name__ for step in built.pipeline.transforms]
-    others = [name for name in names if not name.endswith("Check")]
+    others = [name for name in names if not name.startswith("Check")]
     assert others == [type(step).__name__ for step in plain.pipeline.transforms]
 
 
@@ -84,9 +84,9 @@ def test_data_sets_inside_of_others_are_checked(data, scope):
     assert len(built) == 24
     inner = built.dataset.datasets[1]
     assert [type(step).__name__ for step in inner.pipeline.transforms][:4] == [
-        "ImageFileCheck",
+        "CheckImageFile",
         "LoadImageFromFile",
-        "ImageSizeCheck",
+        "CheckImageSize",
         "LoadAnnotations",
     ]
     with pytest.raises(UserError, match="class 'dis' of metainfo is not among"):
@@ -140,7 +140,7 @@ def test_files_of_another_backend_are_not_looked_for_here(data, scope):
     cfg = detector(data)
     cfg["pipeline"][0]["backend_args"] = dict(backend="http")
     names = [type(step).__name__ for step in build_data_set(cfg).pipeline.transforms]
-    assert names[:3] == ["LoadImageFromFile", "ImageSizeCheck", "LoadAnnotations"]
+    assert names[:3] == ["LoadImageFromFile", "CheckImageSize", "LoadAnnotations"]
 
 
 def test_label_maps_of_test_time_augmentation_are_checked(data, scope):

@@ -16,7 +16,7 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from mmdysample.engine.images import ImageFileCheck, ImageSizeCheck
+from mmdysample.engine.images import CheckImageFile, CheckImageSize
 from mmdysample.errors import UserError
 
 NOISE = np.random.default_rng(0).integers(0, 256, (20, 30, 3), dtype=np.uint8)
@@ -51,7 +51,7 @@ def check(path: Path, content: bytes | None = None, **settings) -> None:
     if content is not None:
         path.write_bytes(content)
     sample = dict(path=str(path))
-    assert ImageFileCheck("path", **settings)(sample) is sample
+    assert CheckImageFile("path", **settings)(sample) is sample
 
 
 JPEG = encoded("JPEG")
@@ -129,7 +129,7 @@ def test_what_is_no_file(tmp_path):
 
 def test_what_is_not_on_this_machine_is_left_to_its_backend():
     for sample in (dict(), dict(path=None), dict(path="s3://images/x.jpg")):
-        assert ImageFileCheck("path")(sample) is sample
+        assert CheckImageFile("path")(sample) is sample
 
 
 @pytest.mark.parametrize(
@@ -168,7 +168,7 @@ def sized(height: int, width: int, shape: tuple) -> dict:
 
 
 def test_size():
-    compare = ImageSizeCheck("x.json")
+    compare = CheckImageSize("x.json")
     for sample in (sized(4, 6, (4, 6)), sized(4, 6, (4, 6, 3)), dict(ori_shape=(4, 6)), dict()):
         assert compare(sample) is sample
     with pytest.raises(UserError) as caught:

@@ -174,12 +174,12 @@ CASES = {
         annotations("images", 2, "file_name", to=None), ("image 2", "'file_name'")
     ),
     "image-too-large": Case(annotations("images", 2, "width", to=10**9), ("image 2", "pixels")),
-    "image-twice": Case(annotations("images", 2, "id", to=1), ("several", "image 1")),
+    "image-twice": Case(annotations("images", 2, "id", to=1), ("image 1 is more than once",)),
     "annotation-twice": Case(
-        annotations("annotations", 2, "id", to=1), ("several", "annotation 1")
+        annotations("annotations", 2, "id", to=1), ("annotation 1 of image 2 is more than once",)
     ),
     "categories-missing": Case(annotations("categories", to=None), ("'categories'", "COCO")),
-    "annotations-are-no-list": Case(annotations("annotations", to={}), ("'annotations'", "list")),
+    "annotations-are-no-list": Case(annotations("annotations", to={}), ("annotation", "list")),
     # images
     "image-of-another-size": Case(
         image("images/002.jpg", np.zeros((40, 56, 3), np.uint8)),
