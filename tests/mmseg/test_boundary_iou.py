@@ -205,7 +205,6 @@ def test_binary_predictions_are_floating_point():
 
 
 def test_the_papers_configs_report_it():
-    bases = sorted((Path(__file__).parents[2] / "configs/_base_").glob("*_ade20k-*.py"))
-    families = {path.stem.split("_")[0] for path in bases}
-    assert families == {"segformer", "maskformer", "mask2former", "upernet"}
-    assert all('val_evaluator = dict(type="BoundaryIoUMetric")' in p.read_text() for p in bases)
+    bases = (Path(__file__).parents[2] / "configs/_base_").glob("*_ade20k-*.py")
+    reporting = {path.stem.split("_")[0] for path in bases if "BoundaryIoU" in path.read_text()}
+    assert reporting == {"segformer", "maskformer", "mask2former", "upernet"}
