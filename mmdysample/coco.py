@@ -106,11 +106,11 @@ def check_annotations(
     for annotation in annotations:
         size = sizes.get(annotation["image_id"])
         needs_mask = masks and annotation["category_id"] in chosen
-        wrong = (
-            _wrong_object(annotation, size, known)
-            or _wrong_mask(annotation, size, needs_mask)
-            or (evaluated and _wrong_for_evaluation(annotation))
-        )
+        wrong = _wrong_object(annotation, size, known) or _wrong_mask(annotation, size, needs_mask)
+        if evaluated and "iscrowd" not in annotation:
+            wrong = "has no 'iscrowd', which COCO's evaluation needs"
+        if evaluated and annotation["id"] == 0:
+            wrong = "cannot be evaluated: COCO's evaluation takes the id 0 for 'not found'"
         if wrong:
             raise InvalidValue(f"{_name('annotation', annotation)} in {path} {wrong}")
 
@@ -153,12 +153,13 @@ def _check_classes(classes: Any, names: list[str], in_order: bool, path: str) ->
             f"class {missing[0]!r}{more} of metainfo is not among the categories of {path}"
             f"{did_you_mean(missing[0], names)}: set metainfo.classes to names that are there"
         )
-    for where, there in (("classes of metainfo", list(classes)), (f"the file {path}", names)):
-        repeated = [name for name in classes if there.count(name) > 1]
-        if repeated:
-            raise InvalidValue(f"{where} has {repeated[0]!r} more than once")
-    # mmdet numbers the labels in the order of the file.
     found = [name for name in names if name in classes]
+    if len({*found}) < len(found) or len(found) < len(classes):
+        raise InvalidValue(
+            f"classes of metainfo and the categories of {path} must have different names, "
+            f"got {_short(list(classes))} and {_short(found)}"
+        )
+    # mmdet numbers the labels in the order of the file.
     if in_order and found != list(classes):
         raise InvalidValue(
             f"classes of metainfo must be in the order of the categories of {path}, {_short(found)}"
@@ -207,16 +208,15 @@ def _wrong_object(
     if category not in known:
         return f"is of category {category}, which is not among the known {_short(sorted(known))}"
     box, area = annotation["bbox"], annotation["area"]
-    if len(box) != 4 or not _are_numbers([*box, area]):
+    if not _are_numbers([area]) or area < 0:
+        return f"must have an 'area' that is a finite number of at least 0, got {area}"
+    if len(box) != 4 or not _are_numbers(box) or min(box[2:]) < 0:
         return (
-            "must have a 'bbox' of four finite numbers and one as 'area', "
-            f"got {_short(box)} and {_short(area)}"
+            "must have a 'bbox' of four finite numbers, of which width and height are at least 0, "
+            f"got {_short(box)}"
         )
     left, top, width, height = box
-    low, high = _bounds(size)
-    if width < 0 or height < 0 or area < 0:
-        return f"has a box or an area of negative size: {box}, {area}"
-    if left < low or top < low or left + width > high or top + height > high:
+    if not _near([left, top, left + width, top + height], size):
         return f"has a box far outside of its image of {_size(size)}: {box}"
     if annotation.get("iscrowd", 0) not in (0, 1):
         return f"must have an 'iscrowd' of 0 or 1, got {_short(annotation['iscrowd'])}"
@@ -230,17 +230,20 @@ def _wrong_mask(annotation: Mapping, size: tuple[int, int], needed: bool) -> str
             return "has no mask: its 'segmentation' is missing or empty"
         return None
     if isinstance(mask, dict):
-        return _wrong_runs(mask, size)
+        runs = mask.get("counts")
+        runs = _decompress(runs) if isinstance(runs, str) else runs
+        if mask.get("size") != list(size) or not _are_runs(runs, size[0] * size[1]):
+            return (
+                f"must have run lengths, of which the 'size' is its image's, {list(size)}, and "
+                f"the 'counts' add up to its {size[0] * size[1]} pixels, got {_short(mask)}"
+            )
+        return None
     if not isinstance(mask, list):
         return f"must have polygons or run lengths as 'segmentation', got {_short(mask)}"
-    low, high = _bounds(size)
     for polygon in mask:
         if not polygon or not _are_numbers(polygon):
-            return (
-                "must have polygons that are flat lists of finite numbers x, y, x, y, ..., "
-                f"got {_short(polygon)}"
-            )
-        if min(polygon) < low or max(polygon) > high:
+            return f"must have polygons of finite numbers x, y, x, y, ..., got {_short(polygon)}"
+        if not _near(polygon, size):
             return f"has a polygon far outside of its image of {_size(size)}: {_short(polygon)}"
     # mmdet passes over smaller parts of an object.
     if not any(len(polygon) >= 6 and len(polygon) % 2 == 0 for polygon in mask):
@@ -248,28 +251,10 @@ def _wrong_mask(annotation: Mapping, size: tuple[int, int], needed: bool) -> str
     return None
 
 
-def _wrong_runs(mask: Mapping, size: tuple[int, int]) -> str | None:
-    if mask.get("size") != list(size):
-        return (
-            f"has run lengths for the 'size' {_short(mask.get('size'))}, "
-            f"but its image is {_size(size)}"
-        )
-    runs = mask.get("counts")
-    if isinstance(runs, str):
-        runs = _decompress(runs)
-    if not isinstance(runs, list) or not all(type(run) is int for run in runs):
-        return (
-            "must have run lengths, integers or COCO's characters, "
-            f"got {_short(mask.get('counts'))}"
-        )
-    if any(run < 0 for run in runs):
-        return f"has a run length below 0: {_short(runs)}"
-    if sum(runs) != size[0] * size[1]:
-        return (
-            f"has run lengths that add up to {sum(runs)}, "
-            f"but its image has {size[0] * size[1]} pixels"
-        )
-    return None
+def _are_runs(runs: Any, pixels: int) -> bool:
+    if not isinstance(runs, list) or not all(type(run) is int and run >= 0 for run in runs):
+        return False
+    return sum(runs) == pixels
 
 
 def _decompress(text: str) -> list[int] | None:
@@ -297,14 +282,6 @@ def _decompress(text: str) -> list[int] | None:
     return runs if runs and length == 0 else None
 
 
-def _wrong_for_evaluation(annotation: Mapping) -> str | None:
-    if "iscrowd" not in annotation:
-        return "has no 'iscrowd', which COCO's evaluation needs"
-    if annotation["id"] == 0:
-        return "cannot be evaluated: COCO's evaluation takes the id 0 for 'not found'"
-    return None
-
-
 def _are_numbers(values: Any) -> bool:
     """Whether it is a list of finite numbers; their sum says so in one pass without Python."""
     try:
@@ -313,10 +290,10 @@ def _are_numbers(values: Any) -> bool:
         return False
 
 
-def _bounds(size: tuple[int, int]) -> tuple[int, int]:
-    """Coordinates that pycocotools can take and that may be meant: a whole image to each side."""
+def _near(coordinates: list, size: tuple[int, int]) -> bool:
+    """Whether pycocotools can take them, and they may be meant: a whole image to each side."""
     side = max(size)
-    return -side, 2 * side
+    return -side <= min(coordinates) and max(coordinates) <= 2 * side
 
 
 def _size(size: Iterable[int]) -> str:

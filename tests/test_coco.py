@@ -119,6 +119,7 @@ def test_files_that_cannot_be_read(tmp_path):
 
 
 NAN, INFINITE = float("nan"), float("inf")
+NOT_COMPRESSED = ["wild \x00", "\ud800", "é", "", "o", "/", "p", "o" * 30 + "0"]
 
 
 @pytest.mark.parametrize(
@@ -150,65 +151,70 @@ def test_records(place, to, says):
 
 
 @pytest.mark.parametrize(
-    ("key", "to", "says"),
+    ("key", "says", "values"),
     [
-        ("image_id", type, "annotation 5 in FILE has no 'image_id'"),
-        ("image_id", "3", "is of an image that is not among the images"),
-        ("image_id", {}, "must be an integer or text, got {}"),
-        ("category_id", type, "has no 'category_id'"),
-        ("category_id", 2, "is of category 2, which is not among the known [1, 7]"),
-        ("category_id", "7", "must be an integer, got '7'"),
-        ("bbox", type, "has no 'bbox'"),
-        ("bbox", None, "must be a list, got None"),
-        ("bbox", [1, 1, 4], "of four finite numbers"),
-        ("bbox", [1, 1, 4, NAN], "of four finite numbers"),
-        ("bbox", [1, 1, "4", 3], "of four finite numbers"),
-        ("bbox", [1, 1, 4, 10**400], "of four finite numbers"),
-        ("bbox", [1, 1, -4, 3], "negative size: [1, 1, -4, 3]"),
-        ("bbox", [1e9, 1, 4, 3], "far outside of its image of 6x8 (height x width)"),
-        ("bbox", [1, 1, 1e9, 3], "far outside of its image of 6x8 (height x width)"),
-        ("area", type, "has no 'area'"),
-        ("area", "12", "must be a number, got '12'"),
-        ("area", NAN, "one as 'area'"),
-        ("area", -1, "negative size"),
-        ("iscrowd", "0", "an 'iscrowd' of 0 or 1, got '0'"),
-        ("iscrowd", None, "an 'iscrowd' of 0 or 1, got None"),
-        ("iscrowd", {}, "an 'iscrowd' of 0 or 1, got {}"),
-        ("segmentation", 5, "polygons or run lengths"),
-        ("segmentation", "5", "polygons or run lengths"),
-        ("segmentation", [POLYGON, [1e9] * 6], "polygon far outside of its image of 6x8"),
-        ("segmentation", [[-1e9, *POLYGON[1:]]], "polygon far outside of its image of 6x8"),
-        ("segmentation", [[NAN, *POLYGON[1:]]], "finite numbers x, y, x, y"),
-        ("segmentation", [[*POLYGON[1:], INFINITE]], "finite numbers x, y, x, y"),
-        ("segmentation", [["1", *POLYGON[1:]]], "finite numbers x, y, x, y"),
-        ("segmentation", [[[1, 1], [5, 1], [5, 4]]], "finite numbers x, y, x, y"),
-        ("segmentation", POLYGON, "finite numbers x, y, x, y"),
-        ("segmentation", [POLYGON, []], "finite numbers x, y, x, y"),
-        ("segmentation", [POLYGON[:4]], "at least three points"),
-        ("segmentation", [POLYGON[:7]], "at least three points"),
-        ("segmentation", dict(counts=[48]), "run lengths for the 'size' None"),
-        ("segmentation", dict(size=[8, 6], counts=[48]), "run lengths for the 'size' [8, 6]"),
-        ("segmentation", dict(size=[6, 8]), "must have run lengths"),
-        ("segmentation", dict(size=[6, 8], counts=[48.0]), "must have run lengths"),
-        ("segmentation", dict(size=[6, 8], counts=[0, -1, 49]), "a run length below 0"),
-        ("segmentation", dict(size=[6, 8], counts=[40]), "add up to 40, but its image has 48"),
-        ("segmentation", dict(size=[6, 8], counts=[10**30]), "but its image has 48 pixels"),
-        ("segmentation", dict(size=[6, 8], counts="wild \x00"), "must have run lengths"),
-        ("segmentation", dict(size=[6, 8], counts="\ud800"), "must have run lengths"),
-        ("segmentation", dict(size=[6, 8], counts="é"), "must have run lengths"),
-        ("segmentation", dict(size=[6, 8], counts=""), "must have run lengths"),
-        ("segmentation", dict(size=[6, 8], counts="o"), "must have run lengths"),
-        ("segmentation", dict(size=[6, 8], counts="o" * 30 + "0"), "must have run lengths"),
-        ("segmentation", dict(size=[6, 8], counts="5"), "add up to 5, but its image has 48"),
+        ("image_id", "annotation 5 in FILE has no 'image_id'", [type]),
+        ("image_id", "is of an image that is not among the images", ["3"]),
+        ("image_id", "must be an integer or text, got {}", [{}]),
+        ("category_id", "is of category 2, which is not among the known [1, 7]", [2]),
+        ("category_id", "must be an integer, got '7'", ["7"]),
+        ("bbox", "has no 'bbox'", [type]),
+        ("bbox", "must be a list, got None", [None]),
+        (
+            "bbox",
+            "of four finite numbers",
+            [[1, 1, 4], [1, 1, 4, NAN], [1, 1, "4", 3], [1, 1, 4, 10**400], [1, 1, -4, 3]],
+        ),
+        (
+            "bbox",
+            "far outside of its image of 6x8 (height x width)",
+            [[-1e9, 1, 4, 3], [1, 1e9, 4, 3], [1, 1, 1e9, 3], [1, 1, 4, 16]],
+        ),
+        ("area", "must be a number, got '12'", ["12"]),
+        ("area", "finite number of at least 0", [NAN, INFINITE, -1]),
+        ("iscrowd", "an 'iscrowd' of 0 or 1", ["0", None, {}, 2]),
+        ("segmentation", "must have polygons or run lengths", [5, "5"]),
+        (
+            "segmentation",
+            "polygon far outside of its image of 6x8",
+            [[POLYGON, [1e9] * 6], [[-1e9, *POLYGON[1:]]], [[*POLYGON, 1, 17]]],
+        ),
+        (
+            "segmentation",
+            "finite numbers x, y, x, y",
+            [
+                *([[wrong, *POLYGON[1:]]] for wrong in (NAN, INFINITE, "1", None)),
+                *([[[1, 1], [5, 1], [5, 4]]], POLYGON, [POLYGON, []]),
+            ],
+        ),
+        ("segmentation", "at least three points", [[POLYGON[:4]], [POLYGON[:7]]]),
+        (
+            "segmentation",
+            "must have run lengths, of which the 'size' is its image's, [6, 8], and the 'counts' "
+            "add up to its 48 pixels, got ",
+            [
+                *(dict(counts=[48]), dict(size=[8, 6], counts=[48]), dict(size=[6, 8])),
+                *(
+                    dict(size=[6, 8], counts=counts)
+                    for counts in ([48.0], [0, -1, 49], [40], [10**30], "5", *NOT_COMPRESSED)
+                ),
+            ],
+        ),
     ],
 )
-def test_annotations(key, to, says):
-    sentence = refusal(changed(CONTENT, "annotations", 0, key, to=to))
-    assert "annotation 5" in sentence
-    assert says in sentence
+def test_annotations(key, says, values):
+    for value in values:
+        sentence = refusal(changed(CONTENT, "annotations", 0, key, to=value))
+        assert "annotation 5" in sentence
+        assert says in sentence
 
 
-@pytest.mark.parametrize("seed", range(5))
+def test_texts_that_are_no_run_lengths():
+    for text in NOT_COMPRESSED:
+        assert _decompress(text) is None
+
+
+@pytest.mark.parametrize("seed", range(3))
 def test_compressed_run_lengths_are_those_of_pycocotools(seed):
     random = np.random.default_rng(seed)
     mask = random.random((60, 500)) < random.choice([0.01, 0.5, 0.999])
@@ -246,8 +252,11 @@ def test_classes():
     )
     assert "class 'bus' and 1 more of metainfo" in refusal(CONTENT, "bus", "cat", "car")
     twice = changed(CONTENT, "categories", 0, "name", to="dog")
-    assert refusal(twice, "dog") == "the file FILE has 'dog' more than once"
-    assert "classes of metainfo has 'dog' more" in refusal(CONTENT, "dog", "cat", "dog")
+    assert refusal(twice, "dog") == (
+        "classes of metainfo and the categories of FILE must have different names, got ['dog'] and "
+        "['dog', 'dog']"
+    )
+    assert "must have different names" in refusal(CONTENT, "dog", "cat", "dog")
     with pytest.raises(UserError, match="must be a list of names, got 'cat'"):
         check_annotations(CONTENT, "FILE", "cat")
     assert refusal(PANOPTIC, "dog", "cat", panoptic=True) == (

@@ -258,7 +258,7 @@ def test_a_table_of_all_things_and_stuff_is_logged(tmp_path, caplog):
     assert ["", "all", third, third, third, "3", ""] in lines  # cat, sky and sea
     assert ["", "things", "100.000", "100.000", "100.000", "1", ""] in lines
     assert ["", "stuff", "0.000", "0.000", "0.000", "2", ""] in lines
-    assert ["", "cat", "100.000", "100.000", "100.000", ""] in lines
+    assert ["", "cat", "100.000", "100.000", "100.000", "1", ""] in lines
 
 
 EXAMPLE = dict(ids=[[1, 1, 2, 2]], categories={1: CAT, 2: SKY}, prediction=[[1000, 1000, 2, 2]])

@@ -16,7 +16,7 @@ from terminaltables import AsciiTable
 
 from mmdysample.coco import VOID, check_annotations, read_annotations
 from mmdysample.errors import InvalidValue
-from mmdysample.mmdet.panoptic.quality import Quality, Segment, average, count_pairs, tally_image
+from mmdysample.mmdet.panoptic.quality import Segment, average, count_pairs, tally_image
 from mmdysample.mmdet.panoptic.segments import check_recorded, read_segments
 
 NAMES = ("PQ", "SQ", "RQ")
@@ -148,23 +148,21 @@ class PanopticQualityMetric(BaseMetric):
             for label, row in image.items():
                 counts[label] += row
         things = np.array([bool(category["isthing"]) for category in self.categories])
-        groups = {
-            "": ("all", average(counts)),
-            "_th": ("things", average(counts[things])),
-            "_st": ("stuff", average(counts[~things])),
-        }
-        metrics = {}
-        for suffix, (_, quality) in groups.items():
-            metrics |= {f"{key}{suffix}": value for key, value in _percent(quality).items()}
-        rows = [_row(name, quality, str(quality.classes)) for name, quality in groups.values()]
-        _log_table("Panoptic quality", ["", *NAMES, "classes"], rows)
+        groups = [("all", "", "", counts)]
+        groups += [("things", "", "_th", counts[things]), ("stuff", "", "_st", counts[~things])]
         if self.classwise:
             names = [category["name"] for category in self.categories]
-            each = {name: average(row[None]) for name, row in zip(names, counts, strict=True)}
-            for name, quality in each.items():
-                metrics |= {f"{name}_{key}": value for key, value in _percent(quality).items()}
-            rows = [_row(name, quality) for name, quality in each.items()]
-            _log_table("Panoptic quality by class", ["", *NAMES], rows)
+            groups += [(name, f"{name}_", "", counts[[i]]) for i, name in enumerate(names)]
+        table, metrics = [["", *NAMES, "classes"]], {}
+        for name, before, after, rows in groups:
+            *quality, occurring = average(rows)
+            percents = [100 * value for value in quality]
+            table.append([name, *(f"{value:.3f}" for value in percents), str(occurring)])
+            keys = [f"{before}{key}{after}" for key in NAMES]
+            metrics |= dict(zip(keys, percents, strict=True))
+        MMLogger.get_current_instance().info(
+            f"Panoptic quality:{os.linesep}{AsciiTable(table).table}"
+        )
         return metrics
 
 
@@ -183,16 +181,3 @@ def _check_pixels(
                 f"segment {segment} has {pixels[segment]} pixels in {path}, but an area of "
                 f"{record.area} in the annotation file"
             )
-
-
-def _percent(quality: Quality) -> dict[str, float]:
-    return {name: 100 * value for name, value in zip(NAMES, quality[:3], strict=True)}
-
-
-def _row(name: str, quality: Quality, *more: str) -> list[str]:
-    return [name, *(f"{value:.3f}" for value in _percent(quality).values()), *more]
-
-
-def _log_table(title: str, head: list[str], rows: list[list[str]]) -> None:
-    table = AsciiTable([head, *rows]).table
-    MMLogger.get_current_instance().info(f"{title}:{os.linesep}{table}")
