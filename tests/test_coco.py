@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 from typing import Any
 
 import pytest
@@ -29,16 +30,11 @@ CONTENT = dict(
         dict(id=6, image_id="b", category_id=1, bbox=[0, 0, 8, 6], area=48, iscrowd=1),
     ],
 )
+SEGMENT = dict(id=9, category_id=7, bbox=[1, 1, 4, 3], area=12)
 PANOPTIC = dict(
     images=CONTENT["images"],
     categories=[dict(category, isthing=1) for category in CONTENT["categories"]],
-    annotations=[
-        dict(
-            image_id=3,
-            file_name="a.png",
-            segments_info=[dict(id=9, category_id=7, bbox=[1, 1, 4, 3], area=12)],
-        )
-    ],
+    annotations=[dict(image_id=3, file_name="a.png", segments_info=[SEGMENT])],
 )
 
 
@@ -91,31 +87,21 @@ def test_a_test_set_needs_no_annotations():
     assert refusal(content) == "FILE has no 'annotations': it is not in COCO's format"
 
 
-@pytest.mark.parametrize(
-    ("text", "says"),
-    [
-        ("", "is not valid JSON"),
-        ('{"images": [', "is not valid JSON"),
-        ("\ufeff\x00", "is not valid JSON"),
-        ("[" * 100_000, "is not valid JSON"),
-        ("[]", "is not in COCO's format"),
-        ('"images"', "is not in COCO's format"),
-    ],
-)
-def test_files_that_are_no_objects(tmp_path, text, says):
-    (tmp_path / "x.json").write_text(text)
-    with pytest.raises(UserError, match=says):
-        read_annotations(str(tmp_path / "x.json"))
-
-
 def test_files_that_cannot_be_read(tmp_path):
+    path = tmp_path / "x.json"
     with pytest.raises(UserError, match=r"x.json cannot be read: no such file or directory$"):
-        read_annotations(str(tmp_path / "x.json"))
+        read_annotations(str(path))
     with pytest.raises(UserError, match=r"cannot be read: is a directory$"):
         read_annotations(str(tmp_path))
-    (tmp_path / "y.json").write_bytes(b"\xff\xfe\xfa")
-    with pytest.raises(UserError, match="is not valid JSON"):
-        read_annotations(str(tmp_path / "y.json"))
+    for content in (b"", b'{"images": [', b"\xff\xfe\xfa", b"[" * 100_000):
+        path.write_bytes(content)
+        with pytest.raises(UserError, match=r"x.json is not valid JSON: "):
+            read_annotations(str(path))
+    path.write_text("[]")
+    with pytest.raises(UserError, match=r"x.json is not in COCO's format"):
+        read_annotations(str(path))
+    path.write_text(json.dumps(CONTENT))
+    assert read_annotations(str(path)) == CONTENT
 
 
 NAN, INFINITE = float("nan"), float("inf")
@@ -264,34 +250,21 @@ def test_classes():
     )
 
 
+OF_IMAGE, SEGMENTS = ("annotations", 0), ("annotations", 0, "segments_info")
+
+
 @pytest.mark.parametrize(
     ("place", "to", "says"),
     [
         (("categories", 0, "isthing"), type, "panoptic category 1 in FILE has no 'isthing'"),
-        (("annotations", 0, "segments_info"), type, "annotation of image 3 in FILE has no 'segm"),
-        (("annotations", 0, "image_id"), 4, "FILE has an annotation of image 4, which is not in"),
-        (("annotations", 0, "segments_info", 0), 1, "the records of each segment in image 3 in F"),
-        (("annotations", 0, "segments_info", 0, "id"), 0, "segment 0 of image 3 in FILE cannot be"),
-        (
-            ("annotations", 0, "segments_info", 0, "category_id"),
-            4,
-            "segment 9 of image 3 in FILE i",
-        ),
-        (
-            ("annotations", 0, "segments_info", 0, "bbox"),
-            [0, 0, 1, NAN],
-            "segment 9 of image 3 in FILE must have a 'bbox'",
-        ),
-        (
-            ("annotations",),
-            PANOPTIC["annotations"] * 2,
-            "annotation of image 3 is more than once in FILE",
-        ),
-        (
-            ("annotations", 0, "segments_info"),
-            PANOPTIC["annotations"][0]["segments_info"] * 2,
-            "segment 9 is more than once in image 3 in FILE",
-        ),
+        (SEGMENTS, type, "annotation of image 3 in FILE has no 'segments_info'"),
+        ((*OF_IMAGE, "image_id"), 4, "FILE has an annotation of image 4, which is not in it"),
+        (OF_IMAGE[:1], PANOPTIC["annotations"] * 2, "annotation of image 3 is more than once"),
+        ((*SEGMENTS, 0), 1, "the records of each segment in image 3 in FILE must be a list"),
+        ((*SEGMENTS, 0, "id"), 0, "segment 0 of image 3 in FILE cannot be: the id 0 stands for v"),
+        ((*SEGMENTS, 0, "category_id"), 4, "segment 9 of image 3 in FILE is of category 4"),
+        ((*SEGMENTS, 0, "bbox"), [0, 0, 1, NAN], "segment 9 of image 3 in FILE must have a 'bbox'"),
+        (SEGMENTS, [SEGMENT, SEGMENT], "segment 9 is more than once in image 3 in FILE"),
     ],
 )
 def test_panoptic(place, to, says):
