@@ -33,7 +33,8 @@ from mmdysample.engine.checkpoint import (
     load_checkpoint,
     load_weights,
 )
-from mmdysample.engine.families import family_of, read_data_sets
+from mmdysample.engine.data import data_set_configs
+from mmdysample.engine.families import family_of
 from mmdysample.engine.images import check_image_file
 from mmdysample.engine.outputs import check_new
 from mmdysample.errors import InvalidType, UserError
@@ -183,7 +184,7 @@ def load_input(cfg: Config, image_path: str) -> dict[str, Any]:
     """An image through the config's test pipeline: ``inputs`` (3, H, W) and ``data_samples``."""
     read_image(image_path)
     _enter_family(cfg)
-    dataset = read_data_sets(cfg.test_dataloader.dataset)[0]
+    dataset = data_set_configs(cfg.test_dataloader.dataset)[0]
     steps = [step for step in dataset.pipeline if "Annotations" not in str(step["type"])]
     return Compose(steps)(dict(img_path=image_path, img_id=0))
 

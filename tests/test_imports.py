@@ -23,6 +23,7 @@ LAYERS = {
     "mmdysample.upsamplers": 1,
     "mmdysample": 2,
     "mmdysample.mmcv": 3,
+    "mmdysample.coco": 3,
     "mmdysample.hosts": 3,
     "mmdysample.mmdet": 4,
     "mmdysample.mmseg": 5,  # its MaskFormer is mmdet's

@@ -15,6 +15,7 @@ from mmengine.config import Config, ConfigDict
 from mmengine.logging import print_log
 
 from mmdysample.engine.atomic import check_writable
+from mmdysample.engine.data import data_set_configs
 from mmdysample.engine.outputs import check_new, check_new_directory
 from mmdysample.errors import UserError
 
@@ -48,13 +49,6 @@ def family_of(cfg: Config) -> Family:
     return FAMILIES[scope]
 
 
-def read_data_sets(dataset: ConfigDict) -> list[ConfigDict]:
-    """The data sets that read files, inside of wrappers such as RepeatDataset."""
-    if "datasets" in dataset:
-        return [inner for each in dataset["datasets"] for inner in read_data_sets(each)]
-    return read_data_sets(dataset["dataset"]) if "dataset" in dataset else [dataset]
-
-
 def visualization_hook(cfg: Config) -> ConfigDict:
     """The hook that draws predictions, told to draw every image."""
     hook = (cfg.get("default_hooks") or {}).get("visualization")
@@ -78,7 +72,7 @@ def _import(package: str) -> None:
 
 
 def _set_test_pipeline(cfg: Config) -> None:
-    for dataset in read_data_sets(cfg.test_dataloader.dataset):
+    for dataset in data_set_configs(cfg.test_dataloader.dataset):
         dataset.pipeline = cfg.tta_pipeline
 
 
@@ -124,7 +118,7 @@ def _augment_detections(cfg: Config) -> None:
         cfg.tta_model = dict(type="DetTTAModel", tta_cfg=nms)
     if "tta_pipeline" not in cfg:
         print_log("--tta: the config has no tta_pipeline, each image is also flipped")
-        plain = read_data_sets(cfg.test_dataloader.dataset)[0].pipeline
+        plain = data_set_configs(cfg.test_dataloader.dataset)[0].pipeline
         cfg.tta_pipeline = [*copy.deepcopy(plain[:-1]), _FLIP]
     cfg.model = ConfigDict(**cfg.tta_model, module=cfg.model)
     _set_test_pipeline(cfg)

@@ -7,12 +7,9 @@ put together, in words that name no file.
 
 from __future__ import annotations
 
-import logging
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
-
-from mmengine.logging import print_log
 
 from mmdysample.errors import UserError
 
@@ -20,7 +17,7 @@ IMAGE_EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", "
 FILE = "file"
 
 
-class LabelMapCheck:
+class CheckLabelMap:
     """A transform that follows the one that loads labels.
 
     Args:
@@ -33,35 +30,39 @@ class LabelMapCheck:
         self.ignore_index = ignore_index
 
     def __call__(self, results: dict) -> dict:
-        """The same results.
-
-        Raises:
-            UserError: the label map has several channels, is not of the image's size, or has a
-                label that is none of the classes.
-        """
-        labels, size = results.get("gt_seg_map"), results.get("ori_shape")
-        if labels is None or size is None:
-            return results
-        path = results.get("seg_map_path", "a label map")
-        if labels.ndim != 2:
-            raise UserError(
-                f"the label map {path} has {labels.shape[-1]} channels: a label map is an image of "
-                "one channel, or of a palette, whose values are the labels"
-            )
-        if tuple(labels.shape) != tuple(size[:2]):
-            raise UserError(
-                f"the label map {path} is {labels.shape[0]}x{labels.shape[1]} (height x width), "
-                f"but its image {results.get('img_path')} is {size[0]}x{size[1]}"
-            )
-        if self.num_classes is not None:
-            wrong = labels[(labels >= self.num_classes) & (labels != self.ignore_index)]
-            if wrong.size:
-                raise UserError(
-                    f"the label map {path} has label {wrong.flat[0]}, but the data set has "
-                    f"{self.num_classes} classes, 0 to {self.num_classes - 1}, and "
-                    f"{self.ignore_index} for pixels that do not count"
-                )
+        """The same results; UserError as `check_labels` raises it."""
+        if "gt_seg_map" in results:
+            check_labels(results, self.num_classes, self.ignore_index)
         return results
+
+
+def check_labels(sample: dict, num_classes: int | None, ignore_index: int) -> None:
+    """Check the label map of a sample: ``gt_seg_map``, as it was loaded from ``seg_map_path``.
+
+    Raises:
+        UserError: it has several channels, is not of the image's size, or has a label that is none
+            of the classes.
+    """
+    labels, path = sample["gt_seg_map"], sample.get("seg_map_path")
+    if labels.ndim != 2:
+        raise UserError(
+            f"the label map {path} has {labels.shape[-1]} channels: a label map is an image of "
+            "one channel, or of a palette, whose values are the labels"
+        )
+    height, width = sample["ori_shape"][:2]
+    if labels.shape != (height, width):
+        raise UserError(
+            f"the label map {path} is {labels.shape[0]}x{labels.shape[1]} (height x width), "
+            f"but its image {sample.get('img_path')} is {height}x{width}"
+        )
+    if num_classes is None:
+        return
+    wrong = labels[(labels >= num_classes) & (labels != ignore_index)]
+    if wrong.size:
+        raise UserError(
+            f"the label map {path} has label {wrong[0]}, but the data set has {num_classes} "
+            f"classes, 0 to {num_classes - 1}, and {ignore_index} for pixels that do not count"
+        )
 
 
 def check_directories(dataset: Any, labelled: bool) -> None:
@@ -85,27 +86,21 @@ def check_directories(dataset: Any, labelled: bool) -> None:
             raise UserError(f"the list of images {dataset.ann_file}: no such file")
         return
     labelled = labelled and label_dir is not None
-    try:
-        entries = dict(_walk(image_dir))
-        found = dict(_walk(label_dir)) if labelled and os.path.isdir(label_dir) else {}
-    except OSError as error:
-        raise UserError(
-            f"the directory {error.filename} cannot be read: {os.strerror(error.errno).lower()}"
-        ) from error
-    taken, labels = _stems(entries, suffix), _stems(found, label_suffix)
+    found = dict(_walk(image_dir))
+    labels = _stems(dict(_walk(label_dir)) if labelled else {}, label_suffix)
+    taken = _stems(found, suffix)
 
     left_out = {}
-    for name, what in entries.items():
-        stem = _stem(name, suffix)
-        if what != FILE and name.lower().endswith(suffix.lower()):
-            left_out[name] = f"is a {what}"
-        elif (
-            what == FILE
-            and stem not in taken
-            and _may_be_image(name, suffix, stem in labels)
-            # Label maps may lie beside the images.
-            and (label_dir != image_dir or name != stem + label_suffix)
-        ):
+    for name, what in found.items():
+        stem = os.path.splitext(name)[0].removesuffix(os.path.splitext(suffix)[0])
+        named_like = name.lower().endswith(suffix.lower())
+        if what != FILE:
+            if named_like:
+                left_out[name] = f"is a {what}"
+            continue
+        if stem in taken or (label_dir == image_dir and name == stem + label_suffix):
+            continue
+        if named_like or (stem in labels and name.lower().endswith(IMAGE_EXTENSIONS)):
             left_out[name] = f"does not end with img_suffix={suffix!r}"
     if left_out:
         first = min(left_out)
@@ -113,28 +108,22 @@ def check_directories(dataset: Any, labelled: bool) -> None:
             f"{len(left_out)} of the images in {image_dir} would be left out: "
             f"{os.path.join(image_dir, first)} {left_out[first]}"
         )
-    if not labelled:
-        return
     missing = sorted(taken - labels)
-    if missing:
+    if labelled and missing:
         raise UserError(
             f"{len(missing)} of {len(taken)} images in {image_dir} have no label map: "
             f"{os.path.join(label_dir, missing[0] + label_suffix)}: no such file"
-        )
-    extra = sorted(labels - taken)
-    if extra:
-        # Several splits of the images may share one directory of label maps.
-        print_log(
-            f"{len(extra)} label maps in {label_dir} have no image in {image_dir}, such as "
-            f"{extra[0] + label_suffix}",
-            logger="current",
-            level=logging.WARNING,
         )
 
 
 def _walk(directory: str, below: str = "") -> Iterator[tuple[str, str]]:
     """Names below a directory, and what each is; hidden files are left out, as mmengine does."""
-    for entry in os.scandir(directory):
+    try:
+        entries = list(os.scandir(directory))
+    except OSError as error:
+        reason = os.strerror(error.errno).lower()
+        raise UserError(f"the directory {directory} cannot be read: {reason}") from error
+    for entry in entries:
         name = os.path.join(below, entry.name)
         if entry.is_dir():
             yield name, "directory"
@@ -143,20 +132,10 @@ def _walk(directory: str, below: str = "") -> Iterator[tuple[str, str]]:
             yield name, FILE if entry.is_file() else "link to nothing, or no regular file"
 
 
-def _stems(entries: Mapping[str, str], suffix: str) -> set[str]:
-    """What files are called that end with a suffix, without it."""
+def _stems(found: dict[str, str], suffix: str) -> set[str]:
+    """Names of the files that end with a suffix, without it."""
     return {
         name[: len(name) - len(suffix)]
-        for name, what in entries.items()
+        for name, what in found.items()
         if what == FILE and name.endswith(suffix)
     }
-
-
-def _stem(name: str, suffix: str) -> str:
-    """What a file would be called without the suffix if it ended with it but for the extension."""
-    return os.path.splitext(name)[0].removesuffix(suffix.rpartition(".")[0])
-
-
-def _may_be_image(name: str, suffix: str, has_label: bool) -> bool:
-    lower = name.lower()
-    return lower.endswith(suffix.lower()) or (has_label and lower.endswith(IMAGE_EXTENSIONS))

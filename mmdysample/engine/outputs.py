@@ -13,6 +13,7 @@ from typing import Any
 
 from mmengine.config import Config
 
+from mmdysample.engine.data import data_set_configs
 from mmdysample.errors import UserError
 
 
@@ -76,36 +77,34 @@ def data_directories(cfg: Config) -> Iterator[str]:
     """The directories that the config's data sets and evaluators read."""
     here = Path.cwd()
     for part in ("train", "val", "test"):
-        for settings in (cfg.get(f"{part}_dataloader"), cfg.get(f"{part}_evaluator")):
-            for directory, images in _directories(settings, ""):
+        evaluators = cfg.get(f"{part}_evaluator") or []
+        evaluators = evaluators if isinstance(evaluators, (list, tuple)) else [evaluators]
+        data_sets = data_set_configs((cfg.get(f"{part}_dataloader") or {}).get("dataset"))
+        for settings in (*data_sets, *evaluators):
+            for directory, images in _directories(settings):
                 # The data_root may be one that we work in, such as '.', and hold results as well.
                 if images or not here.is_relative_to(os.path.realpath(directory)):
                     yield directory
 
 
-def _directories(settings: Any, root: str) -> Iterator[tuple[str, bool]]:
-    """Every directory that settings name at any depth, and whether files are looked for in it."""
-    if isinstance(settings, (list, tuple)):
-        for each in settings:
-            yield from _directories(each, root)
+def _directories(settings: Any) -> Iterator[tuple[str, bool]]:
+    """The directories of a data set or an evaluator, and whether files are looked for in them."""
     if not isinstance(settings, dict):
         return
-    if isinstance(settings.get("data_root"), str):
-        root = settings["data_root"]
+    root = settings.get("data_root") if isinstance(settings.get("data_root"), str) else ""
+    if root:
         yield root, False
-    for key, value in settings.items():
-        if key == "data_prefix" and isinstance(value, dict):
-            for each in value.values():
-                if isinstance(each, str):
-                    yield os.path.join(root, each), _is_below(each)
-        elif key in ("ann_file", "seg_prefix") and isinstance(value, str):
-            path = os.path.join(root, value)
+    prefixes = settings.get("data_prefix")
+    for prefix in prefixes.values() if isinstance(prefixes, dict) else ():
+        if isinstance(prefix, str):
+            yield os.path.join(root, prefix), _is_below(prefix)
+    for key in ("ann_file", "seg_prefix"):
+        if isinstance(settings.get(key), str):
+            path = os.path.join(root, settings[key])
             if os.path.isdir(path):
-                yield path, _is_below(value)
+                yield path, _is_below(settings[key])
             else:
                 yield os.path.dirname(path) or ".", False
-        elif key != "pipeline":
-            yield from _directories(value, root)
 
 
 def _is_below(prefix: str) -> bool:

@@ -13,14 +13,12 @@ from mmdysample.mmdet.fpn import UpsampleFPN
 from mmdysample.mmdet.maskformer_head import UpsampleMaskFormerHead
 from mmdysample.mmdet.msdeformattn_pixel_decoder import UpsampleMSDeformAttnPixelDecoder
 from mmdysample.mmdet.panoptic import (
-    CheckedCocoPanopticDataset,
     LoadPanopticSegments,
     PanopticLocalVisualizer,
     PanopticQualityMetric,
 )
 
 __all__ = [
-    "CheckedCocoPanopticDataset",
     "LoadPanopticSegments",
     "PanopticLocalVisualizer",
     "PanopticQualityMetric",

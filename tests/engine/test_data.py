@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import json
 import shutil
 from pathlib import Path
@@ -16,15 +17,15 @@ import cv2
 import mmseg.datasets  # noqa: F401
 import numpy as np
 from mmengine.config import Config
-from mmengine.dataset import BaseDataset, Compose
+from mmengine.dataset import BaseDataset
 from mmengine.registry import DATASETS, DefaultScope
 
 from mmdysample.engine.data import build_data_set, check_evaluator
 from mmdysample.errors import UserError
-from tests.engine.toy import write_config
+from tests.engine.toy import CONFIGS
 
 
-@pytest.fixture
+@pytest.fixture(autouse=True)
 def scope():
     with DefaultScope.overwrite_default_scope("mmdet"):
         yield
@@ -36,26 +37,40 @@ def data(toy_data, tmp_path) -> Path:
     return shutil.copytree(toy_data, tmp_path / "data")
 
 
+@functools.cache
+def toy_config(family: str) -> Config:
+    return Config.fromfile(CONFIGS / f"{family}.py")
+
+
 def detector(data: Path) -> dict:
-    config = Config.fromfile(write_config("detector", data, data.parent / "detector.py"))
-    return config.train_dataloader.dataset.to_dict()
+    cfg = toy_config("detector").train_dataloader.dataset.to_dict()
+    return copy.deepcopy(cfg) | dict(data_root=str(data))
 
 
 def segmentor(data: Path) -> dict:
-    config = Config.fromfile(write_config("segmentor", data, data.parent / "segmentor.py"))
-    cfg = config.train_dataloader.dataset.to_dict()
-    # From mmdet's scope.
+    """Named from mmdet's scope."""
+    cfg = toy_config("segmentor").train_dataloader.dataset.to_dict()
     pipeline = [dict(step, type=f"mmseg.{step['type']}") for step in cfg["pipeline"]]
-    return {**cfg, "type": "mmseg.BaseSegDataset", "pipeline": pipeline}
+    return cfg | dict(type="mmseg.BaseSegDataset", data_root=str(data), pipeline=pipeline)
 
 
 def infos(dataset: BaseDataset) -> list:
     return [dataset.get_data_info(i) for i in range(len(dataset))]
 
 
-@pytest.mark.parametrize("changes", [{}, dict(lazy_init=True), dict(serialize_data=False)])
-@pytest.mark.parametrize("make", [detector, segmentor])
-def test_samples_are_those_of_upstream(data, scope, make, changes):
+def transforms(dataset: BaseDataset) -> list[str]:
+    return [type(transform).__name__ for transform in dataset.pipeline.transforms]
+
+
+@pytest.mark.parametrize(
+    ("make", "changes"),
+    [
+        (detector, dict(indices=[3, 1])),
+        (detector, dict(serialize_data=False)),
+        (segmentor, dict(lazy_init=True)),
+    ],
+)
+def test_samples_are_those_of_upstream(data, make, changes):
     cfg = make(data) | changes
     before = copy.deepcopy(cfg)
     built, plain = build_data_set(cfg), DATASETS.build(cfg)
@@ -65,30 +80,24 @@ def test_samples_are_those_of_upstream(data, scope, make, changes):
     assert infos(built) == infos(plain)
     assert built.metainfo == plain.metainfo
     assert vars(built).keys() == vars(plain).keys()
-    names = [type(step).__name__ for step in built.pipeline.transforms]
-    others = [name for name in names if not name.endswith("Check")]
-    assert others == [type(step).__name__ for step in plain.pipeline.transforms]
+    others = [name for name in transforms(built) if not name.startswith("Check")]
+    assert others == transforms(plain)
 
 
-def test_indices_choose_the_same_samples(data, scope):
-    cfg = detector(data) | dict(indices=[3, 1])
-    assert infos(build_data_set(cfg)) == infos(DATASETS.build(cfg))
-
-
-def test_data_sets_inside_of_others_are_checked(data, scope):
+def test_data_sets_inside_of_others_are_checked(data):
     def wrapped(leaf: dict) -> dict:
         joined = dict(type="ConcatDataset", datasets=[detector(data), leaf])
         return dict(type="RepeatDataset", times=2, dataset=joined)
 
     built = build_data_set(wrapped(detector(data)))
     assert len(built) == 24
-    inner = built.dataset.datasets[1]
-    assert [type(step).__name__ for step in inner.pipeline.transforms][:4] == [
-        "ImageFileCheck",
-        "LoadImageFromFile",
-        "ImageSizeCheck",
-        "LoadAnnotations",
-    ]
+    for inner in built.dataset.datasets:
+        assert transforms(inner)[:4] == [
+            "CheckImageFile",
+            "LoadImageFromFile",
+            "CheckImageSize",
+            "LoadAnnotations",
+        ]
     with pytest.raises(UserError, match="class 'dis' of metainfo is not among"):
         build_data_set(wrapped(detector(data) | dict(metainfo=dict(classes=("dis", "square")))))
 
@@ -112,53 +121,77 @@ def test_data_sets_of_others_are_left_alone():
         build_data_set(dict(type=Plain, count=0, transforms=[]))
 
 
-def load(data: Path, cfg: dict) -> None:
+def test_filters_that_leave_nothing(data):
+    with pytest.raises(UserError, match=r"CocoDataset is empty: no sample in .*passes filter_cfg="):
+        build_data_set(detector(data) | dict(filter_cfg=dict(min_size=1000)))
+
+
+def load(cfg: dict) -> None:
     dataset = build_data_set(cfg)
     for index in range(len(dataset)):
         dataset[index]
 
 
-def test_sizes_are_compared_with_the_annotation_file(data, scope):
+def test_sizes_are_compared_with_the_annotation_file(data):
     content = json.loads((data / "annotations.json").read_text())
     content["images"][4]["width"] += 1
     (data / "annotations.json").write_text(json.dumps(content))
     with pytest.raises(UserError, match=r"images/004.jpg is 72x56 .*, but 72x57 in .*tions.json"):
-        load(data, detector(data))
+        load(detector(data))
 
 
-def test_images_that_may_be_missing_are_passed_over(data, scope):
+def test_images_that_may_be_missing_are_passed_over(data):
     """``ignore_empty`` asks for it: mmengine takes another sample instead."""
     cfg = detector(data)
     (data / "images" / "002.jpg").write_bytes(b"")
     with pytest.raises(UserError, match=r"images/002.jpg cannot be read: the file is empty"):
-        load(data, cfg)
+        load(cfg)
     cfg["pipeline"][0]["ignore_empty"] = True
-    load(data, cfg)
+    load(cfg)
 
 
-def test_files_of_another_backend_are_not_looked_for_here(data, scope):
+def test_files_of_another_backend_are_not_looked_for_here(data):
     cfg = detector(data)
     cfg["pipeline"][0]["backend_args"] = dict(backend="http")
-    names = [type(step).__name__ for step in build_data_set(cfg).pipeline.transforms]
-    assert names[:3] == ["LoadImageFromFile", "ImageSizeCheck", "LoadAnnotations"]
+    names = transforms(build_data_set(cfg))
+    assert names[:3] == ["LoadImageFromFile", "CheckImageSize", "LoadAnnotations"]
 
 
-def test_label_maps_of_test_time_augmentation_are_checked(data, scope):
-    config = Config.fromfile(write_config("segmentor", data, data.parent / "config.py"))
-    labels = data / "labels" / "003.png"
-    cv2.imwrite(str(labels), np.full((56, 72), 256, np.uint16))
+def test_segments_are_checked_where_they_are_loaded(data):
+    """mmdet's data sets say nothing of labels that do not count."""
+    cfg = detector(data)
+    cfg["data_prefix"]["seg"] = "labels"
+    cfg["pipeline"][1]["with_seg"] = True
+    (data / "labels" / "002.png").write_bytes(b"")
+    with pytest.raises(UserError, match=r"the map of segments .*/002.png cannot be read"):
+        load(cfg)
+    cfg["pipeline"][1]["with_seg"] = False
+    load(cfg)
+
+
+@pytest.mark.parametrize("augmented", [False, True])
+def test_label_maps_are_checked(data, augmented):
+    """In the branches of test-time augmentation as well."""
+    config = toy_config("segmentor")
+    pipeline = config.tta_pipeline if augmented else config.test_pipeline
+    cfg = config.test_dataloader.dataset.to_dict()
+    cfg |= dict(data_root=str(data), pipeline=pipeline, metainfo=config.metainfo)
+    labels = str(data / "labels" / "003.png")
     with DefaultScope.overwrite_default_scope("mmseg"):
-        cfg = config.test_dataloader.dataset.to_dict() | dict(
-            pipeline=config.tta_pipeline, metainfo=config.metainfo
-        )
         dataset = build_data_set(cfg)
-        assert isinstance(dataset.pipeline, Compose)
-        dataset[2]
+        dataset[3]
+        cv2.imwrite(labels, np.full((56, 72), 256, np.uint16))
         with pytest.raises(UserError, match=r"label map .*/003.png has labels .* outside of 0"):
             dataset[3]
+        cv2.imwrite(labels, np.full((56, 72), 2, np.uint8))
+        with pytest.raises(UserError, match=r"label map .*/003.png has label 2, .* 2 classes"):
+            dataset[3]
+        (data / "labels" / "003.png").unlink()
+        with pytest.raises(UserError, match=r"1 of 6 images .* have no label map"):
+            build_data_set(cfg)
 
 
-def test_metrics_files_are_checked(data, scope):
+def test_metrics_files_are_checked(data):
     path = data / "annotations.json"
     metric = dict(type="CocoMetric", ann_file=str(path), metric="bbox")
     loader = dict(dataset=dict(type="RepeatDataset", times=2, dataset=detector(data)))
@@ -167,10 +200,15 @@ def test_metrics_files_are_checked(data, scope):
     check_evaluator(None, None)
     with pytest.raises(UserError, match=r"annotation 1 of image 0 in .* has no mask"):
         check_evaluator(metric | dict(metric=["bbox", "segm"]), loader)
+    with pytest.raises(UserError, match=r"panoptic category 1 in .* has no 'isthing'"):
+        check_evaluator(metric | dict(type="CocoPanopticMetric"), loader)
 
     content = json.loads(path.read_text())
     path.write_text(json.dumps(content | dict(categories=content["categories"][:1])))
     with pytest.raises(UserError, match="class 'disk' of metainfo is not among the categories"):
+        check_evaluator(metric, loader)
+    loader["dataset"]["dataset"]["metainfo"]["classes"] = "classes.txt"
+    with pytest.raises(UserError, match="which is not among the known"):
         check_evaluator(metric, loader)
     del content["annotations"]
     path.write_text(json.dumps(content))
@@ -181,6 +219,6 @@ def test_metrics_files_are_checked(data, scope):
     check_evaluator(dict(type="LVISMetric", ann_file="nowhere.json"), loader)
 
 
-def test_a_coco_data_set_without_a_directory_of_images(data, scope):
+def test_a_coco_data_set_without_a_directory_of_images(data):
     with pytest.raises(UserError, match=r"data_prefix of CocoDataset needs the key 'img'"):
         build_data_set(detector(data) | dict(data_prefix=dict(img_path="images")))

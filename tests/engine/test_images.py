@@ -16,7 +16,7 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from mmdysample.engine.images import ImageFileCheck, ImageSizeCheck
+from mmdysample.engine.images import CheckImageFile, CheckImageSize
 from mmdysample.errors import UserError
 
 NOISE = np.random.default_rng(0).integers(0, 256, (20, 30, 3), dtype=np.uint8)
@@ -51,60 +51,54 @@ def check(path: Path, content: bytes | None = None, **settings) -> None:
     if content is not None:
         path.write_bytes(content)
     sample = dict(path=str(path))
-    assert ImageFileCheck("path", **settings)(sample) is sample
+    assert CheckImageFile("path", **settings)(sample) is sample
 
 
 JPEG = encoded("JPEG")
 
 
-@pytest.mark.parametrize("progressive", [False, True], ids=["baseline", "progressive"])
-def test_anything_may_be_appended_to_a_jpeg(progressive, tmp_path):
-    """As cameras append a film: bytes that look like the start of a scan, without an end."""
-    content = encoded("JPEG", progressive=progressive)
-    check(tmp_path / "a.jpg", content + b"\xff\xda" * 9)
-    check(tmp_path / "a.jpg", content[:2] + b"\xff" + content[2:] + b"\xff\xda")  # a fill byte
-    with pytest.raises(UserError, match="its end is missing"):
-        check(tmp_path / "a.jpg", content[:-40])
+WITH_THUMBNAIL = encoded("JPEG", thumbnail=JPEG)
+PROGRESSIVE = encoded("JPEG", progressive=True)
+WHOLE = dict(
+    jpeg=JPEG,
+    progressive=PROGRESSIVE,
+    thumbnail=WITH_THUMBNAIL,
+    # As cameras append a film: bytes that look like the start of a scan, without an end.
+    appended=JPEG + b"\xff\xda" * 9,
+    appended_to_progressive=PROGRESSIVE + b"\xff\xda" * 9,
+    fill_byte=JPEG[:2] + b"\xff" + JPEG[2:],
+    png=encoded("PNG"),
+    bmp=encoded("BMP"),
+    webp=encoded("WEBP"),
+    tiff=encoded("TIFF"),
+    hdr=cv2.imencode(".hdr", NOISE.astype(np.float32))[1].tobytes(),  # which PIL does not know
+)
+
+
+@pytest.mark.parametrize("name", WHOLE)
+def test_whole_images_pass(tmp_path, name):
+    check(tmp_path / "x", WHOLE[name])
 
 
 @pytest.mark.parametrize(
-    "content",
+    ("says", "contents"),
     [
-        JPEG,
-        JPEG + b"what others append",
-        encoded("JPEG", progressive=True),
-        encoded("JPEG", thumbnail=JPEG),
-        encoded("PNG"),
-        encoded("BMP"),
-        encoded("WEBP"),
-        encoded("TIFF"),
-        cv2.imencode(".hdr", NOISE.astype(np.float32))[1].tobytes(),  # which PIL does not know
+        ("the file is empty", [b""]),
+        ("damaged or in no known format", [b"no", JPEG[:1], JPEG[:200], png_header(0, 5)]),
+        (
+            "its end is missing",
+            [
+                *(JPEG[:-100], JPEG[:-2], WITH_THUMBNAIL[:-100], PROGRESSIVE[:-100]),
+                WHOLE["png"][:-300],
+            ],
+        ),
     ],
-    ids=["jpeg", "appended", "progressive", "thumbnail", "png", "bmp", "webp", "tiff", "hdr"],
+    ids=["empty", "damaged", "truncated"],
 )
-def test_whole_images_pass(tmp_path, content):
-    check(tmp_path / "x", content)
-
-
-@pytest.mark.parametrize(
-    ("content", "says"),
-    [
-        (b"", "the file is empty"),
-        (b"not an image", "damaged or in no known format"),
-        (JPEG[:1], "damaged or in no known format"),
-        (JPEG[:200], "damaged or in no known format"),
-        (JPEG[:-100], "its end is missing"),
-        (JPEG[:-2], "its end is missing"),
-        (encoded("JPEG", thumbnail=JPEG)[:-100], "its end is missing"),
-        (encoded("JPEG", progressive=True)[:-100], "its end is missing"),
-        (encoded("PNG")[:-300], "its end is missing"),
-        (png_header(0, 5), "damaged or in no known format"),
-    ],
-    ids=lambda value: value if isinstance(value, str) else "",
-)
-def test_damaged_images(tmp_path, content, says):
-    with pytest.raises(UserError, match=rf"^the image {tmp_path}/x cannot be read: .*{says}$"):
-        check(tmp_path / "x", content)
+def test_damaged_images(tmp_path, says, contents):
+    for content in contents:
+        with pytest.raises(UserError, match=rf"^the image {tmp_path}/x cannot be .*{says}$"):
+            check(tmp_path / "x", content)
 
 
 @pytest.mark.parametrize("size", [(100_000, 100_000), (2**31 - 1, 2**31 - 1), (1, 178_956_971)])
@@ -129,38 +123,29 @@ def test_what_is_no_file(tmp_path):
 
 def test_what_is_not_on_this_machine_is_left_to_its_backend():
     for sample in (dict(), dict(path=None), dict(path="s3://images/x.jpg")):
-        assert ImageFileCheck("path")(sample) is sample
+        assert CheckImageFile("path")(sample) is sample
 
 
 @pytest.mark.parametrize(
-    ("array", "fits"),
+    ("name", "array", "fits"),
     [
-        (np.array([[0, 255]], np.uint8), True),
-        (np.array([[0, 255]], np.uint16), True),
-        (np.array([[0, 256]], np.uint16), False),
-        (np.array([[0, 65535]], np.uint16), False),
-        (np.array([[0, -1]], np.int32), False),
-        (np.array([[0, 255]], np.int32), True),
-        (np.array([[0.0, 300.0]], np.float32), False),
+        ("x.png", np.array([[0, 255]], np.uint8), True),
+        ("x.png", np.array([[0, 255]], np.uint16), True),
+        ("x.png", np.array([[0, 256]], np.uint16), False),
+        ("x.tiff", np.array([[0, -1]], np.int32), False),
+        ("x.tiff", np.array([[0.0, 300.0]], np.float32), False),
     ],
 )
-def test_labels_of_more_than_8_bits(tmp_path, array, fits):
+def test_labels_of_more_than_8_bits(tmp_path, name, array, fits):
     """mmseg reads them modulo 256, before anybody can look at them."""
-    path = tmp_path / ("x.png" if array.dtype.kind == "u" else "x.tiff")
+    path = tmp_path / name
     Image.fromarray(array).save(path)
+    check(path)
     if fits:
         check(path, kind="label map", labels=True)
     else:
-        with pytest.raises(
-            UserError, match=r"label map .*/x\.\w+ has labels .* outside of 0 to 255"
-        ):
+        with pytest.raises(UserError, match=r"label map .*/x\.\w+ has labels .* outside of 0 to"):
             check(path, kind="label map", labels=True)
-    check(path)
-
-
-def test_palettes_pass(tmp_path):
-    Image.fromarray(NOISE[..., 0]).convert("P").save(tmp_path / "x.png")
-    check(tmp_path / "x.png", kind="label map", labels=True)
 
 
 def sized(height: int, width: int, shape: tuple) -> dict:
@@ -168,7 +153,7 @@ def sized(height: int, width: int, shape: tuple) -> dict:
 
 
 def test_size():
-    compare = ImageSizeCheck("x.json")
+    compare = CheckImageSize("x.json")
     for sample in (sized(4, 6, (4, 6)), sized(4, 6, (4, 6, 3)), dict(ori_shape=(4, 6)), dict()):
         assert compare(sample) is sample
     with pytest.raises(UserError) as caught:

@@ -23,7 +23,7 @@ LABELS = {category["id"]: label for label, category in enumerate(CATEGORIES)}
 VOID_LABEL = len(CATEGORIES)
 
 
-class Picture:
+class Example:
     """A true map (H, W) of ids, its records, and a predicted map of mmdet's ids."""
 
     def __init__(self, ids, categories: dict[int, int], crowds=(), prediction=None) -> None:
@@ -52,40 +52,40 @@ class Picture:
         return [dict(id=i, category_id=CATEGORIES[i % INSTANCE_OFFSET]["id"], area=0) for i in ids]
 
 
-def write(root: Path, pictures: list[Picture], **changes) -> Path:
+def write(root: Path, examples: list[Example], **changes) -> Path:
     """``images/``, ``segments/`` and ``panoptic.json``, whose keys ``changes`` replaces."""
     (root / "images").mkdir(parents=True)
     (root / "segments").mkdir()
     images, annotations = [], []
-    for i, picture in enumerate(pictures, start=1):
-        height, width = picture.ids.shape
+    for i, example in enumerate(examples, start=1):
+        height, width = example.ids.shape
         cv2.imwrite(str(root / f"images/{i:03}.jpg"), np.full((height, width, 3), 40 * i % 256))
-        blue_green_red = np.stack([picture.ids >> 16, picture.ids >> 8 & 255, picture.ids & 255], 2)
+        blue_green_red = np.stack([example.ids >> 16, example.ids >> 8 & 255, example.ids & 255], 2)
         cv2.imwrite(str(root / f"segments/{i:03}.png"), blue_green_red.astype(np.uint8))
         images.append(dict(id=i, file_name=f"{i:03}.jpg", height=height, width=width))
-        annotations.append(dict(image_id=i, file_name=f"{i:03}.png", segments_info=picture.records))
+        annotations.append(dict(image_id=i, file_name=f"{i:03}.png", segments_info=example.records))
     content = dict(images=images, annotations=annotations, categories=CATEGORIES) | changes
     (root / "panoptic.json").write_text(json.dumps(content))
     return root
 
 
-def samples(root: Path, pictures: list[Picture]) -> list[dict]:
+def samples(root: Path, examples: list[Example]) -> list[dict]:
     """What the model's predictions are when they reach a metric."""
     return [
         dict(
             img_id=i,
             img_path=str(root / f"images/{i:03}.jpg"),
-            ori_shape=picture.ids.shape,
-            pred_panoptic_seg=dict(sem_seg=torch.tensor(picture.prediction[None]).int()),
+            ori_shape=example.ids.shape,
+            pred_panoptic_seg=dict(sem_seg=torch.tensor(example.prediction[None]).int()),
         )
-        for i, picture in enumerate(pictures, start=1)
+        for i, example in enumerate(examples, start=1)
     ]
 
 
-def draw_pictures(seed: int, count: int) -> list[Picture]:
+def draw_examples(seed: int, count: int) -> list[Example]:
     """Random blocks, crowds and void, and predictions that agree in part."""
     random = np.random.default_rng(seed)
-    pictures = []
+    examples = []
     for _ in range(count):
         height, width = random.integers(10, 25, 2)
         colors = [int(c) for c in random.choice(2**24 - 1, 12, replace=False) + 1]
@@ -116,8 +116,8 @@ def draw_pictures(seed: int, count: int) -> list[Picture]:
         paint(random, prediction, int(random.integers(2)) + instance * INSTANCE_OFFSET)
         if random.random() < 0.5:
             paint(random, prediction, VOID_LABEL)
-        pictures.append(Picture(ids, categories, crowds, prediction))
-    return pictures
+        examples.append(Example(ids, categories, crowds, prediction))
+    return examples
 
 
 def paint(random: np.random.Generator, rows: np.ndarray, value: int) -> None:

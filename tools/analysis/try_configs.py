@@ -33,8 +33,8 @@ from mmengine.config import Config
 
 from mmdysample.engine.atomic import check_writable, replacing
 from mmdysample.engine.config import NEEDED_TO_TEST, NEEDED_TO_TRAIN, load_config
+from mmdysample.engine.data import data_set_configs
 from mmdysample.engine.errors import ArgumentParser, UserError, run_tool
-from mmdysample.engine.families import read_data_sets
 
 ROOT = Path(__file__).resolve().parents[2]
 BATCH = 2
@@ -236,7 +236,7 @@ def options(cfg: Config, data: Path) -> Iterator[tuple[str, Any]]:
 
 def data_sets(dataset: dict, place: str) -> list[str]:
     """Where in a config the data sets that read files are."""
-    assert len(read_data_sets(dataset)) == 1, "wrappers of several data sets are not handled"
+    assert len(data_set_configs(dataset)) == 1, "wrappers of several data sets are not handled"
     while "dataset" in dataset:
         dataset, place = dataset["dataset"], f"{place}.dataset"
     return [place]

@@ -1,5 +1,5 @@
 # Things and stuff of the Shapes data set: python tools/make_shapes.py data/shapes
-dataset_type = "CheckedCocoPanopticDataset"
+dataset_type = "CocoPanopticDataset"
 data_root = "data/shapes/"
 things = ("disk", "ring", "star", "bar", "triangle", "cross", "crescent", "flower")
 stuff = ("sky", "hills", "water", "ground")

@@ -18,9 +18,9 @@ from mmdysample.mmdet.panoptic.segments import VOID, id_to_rgb
 class PanopticInferencer(DetInferencer):
     """mmdet's DetInferencer, whose panoptic results need panopticapi.
 
-    Arguments and results are the same: images, folders or arrays in; pictures and, for every image,
-    ``panoptic_seg``, the segments' ids as colours (H, W, 3), uint8, RGB, or the path of a file
-    with them.
+    Arguments and results are the same: images, directories or arrays in; drawings and, for every
+    image, ``panoptic_seg``, the segments' ids as colours (H, W, 3), uint8, RGB, or the path of a
+    file with them.
     """
 
     def __init__(self, *args, **kwargs):

@@ -28,8 +28,8 @@ class LoadPanopticSegments(LoadAnnotations):
     thing that is not a crowd; ``gt_seg_map`` (H, W), uint8, the label of every pixel, 255 for void.
 
     Raises:
-        ValueError: the PNG file is missing or damaged, is not of its picture's size, or has a
-            segment that the annotation file does not list.
+        ValueError: the PNG file is missing or damaged, is not of its image's size, or has a
+            segment that the annotation file does not list, or with an empty box.
     """
 
     def __init__(
@@ -53,7 +53,7 @@ class LoadPanopticSegments(LoadAnnotations):
         )
 
     def transform(self, results: dict) -> dict:
-        """Load what there is; a picture without annotations, as in inference, goes through."""
+        """Load what there is; an image without annotations, as in inference, goes through."""
         if self.with_bbox:
             self._load_bboxes(results)
         if self.with_label:
@@ -75,10 +75,7 @@ class LoadPanopticSegments(LoadAnnotations):
             if segment["is_thing"]:
                 masks.append(mask.astype(np.uint8))
         if covered != ids.size:
-            recorded = [segment["id"] for segment in segments]
-            check_recorded(
-                np.unique(ids).tolist(), [*recorded, *results.get("empty_segments", ())], path
-            )
+            check_recorded(np.unique(ids).tolist(), (segment["id"] for segment in segments), path)
         if self.with_mask:
             results["gt_masks"] = BitmapMasks(masks, height, width)
         if self.with_seg:

@@ -5,26 +5,21 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from json import JSONDecodeError
 
 import numpy as np
 from mmdet.evaluation.functional import INSTANCE_OFFSET
 from mmdet.registry import METRICS
 from mmengine.evaluator import BaseMetric
-from mmengine.fileio import isdir, join_path, load
+from mmengine.fileio import isdir, join_path
 from mmengine.logging import MMLogger
 from terminaltables import AsciiTable
 
+from mmdysample.coco import VOID, check_annotations, read_annotations
 from mmdysample.errors import InvalidValue
-from mmdysample.mmdet.panoptic.quality import Quality, Segment, Tally, count_pairs, tally_image
-from mmdysample.mmdet.panoptic.segments import (
-    VOID,
-    check_areas,
-    check_recorded,
-    check_segment,
-    match_categories,
-    read_segments,
-)
+from mmdysample.mmdet.panoptic.quality import Segment, average, count_pairs, tally_image
+from mmdysample.mmdet.panoptic.segments import check_recorded, read_segments
+
+NAMES = ("PQ", "SQ", "RQ")
 
 
 @METRICS.register_module()
@@ -39,14 +34,15 @@ class PanopticQualityMetric(BaseMetric):
 
     Args:
         ann_file: JSON file of the true segments, in COCO's panoptic format.
-        seg_prefix: folder of their PNG files.
+        seg_prefix: directory of their PNG files.
         classwise: whether to give ``<class>_PQ``, ``_SQ`` and ``_RQ`` as well.
         backend_args: as for mmengine's ``fileio``.
         collect_device, prefix: as for mmengine's BaseMetric.
 
     Raises:
-        ValueError: there is no folder of PNG files; the annotation file has no segments, does not
-            fit the data set's classes, or does not fit the PNG files; these do not fit the images.
+        ValueError: there is no directory of PNG files; the annotation file has no segments, does
+            not fit the data set's classes, or does not fit the PNG files; these do not fit the
+            images.
     """
 
     default_prefix = "coco_panoptic"
@@ -69,16 +65,23 @@ class PanopticQualityMetric(BaseMetric):
             raise InvalidValue(
                 f"seg_prefix={seg_prefix!r} of PanopticQualityMetric is not a directory"
             )
-        self._categories, self._annotations = _read_annotations(ann_file, backend_args)
-        self._matched: list[Mapping] | None = None
+        self._content = read_annotations(ann_file, backend_args)
+        check_annotations(self._content, ann_file, panoptic=True)
+        self._annotations = {each["image_id"]: each for each in self._content["annotations"]}
+        if not any(annotation["segments_info"] for annotation in self._annotations.values()):
+            raise InvalidValue(
+                f"{ann_file} lists no segments: predictions have nothing to be compared with"
+            )
+        self._categories: list[Mapping] | None = None
 
     @property
     def categories(self) -> list[Mapping]:
         """The annotation file's category of every label."""
-        if self._matched is None:
+        if self._categories is None:
             classes = self.dataset_meta["classes"]
-            self._matched = match_categories(self._categories, classes, self.ann_file)
-        return self._matched
+            check_annotations(self._content, self.ann_file, classes, panoptic=True)
+            self._categories = [c for c in self._content["categories"] if c["name"] in classes]
+        return self._categories
 
     def process(self, data_batch: dict, data_samples: Sequence[dict]) -> None:
         """Compare the predictions ``pred_panoptic_seg`` of a batch with the truth."""
@@ -88,13 +91,10 @@ class PanopticQualityMetric(BaseMetric):
                     "PanopticQualityMetric needs a model that predicts pred_panoptic_seg; "
                     f"this one predicts {', '.join(k for k in sample if k.startswith('pred_'))}"
                 )
-            counts = self._compare(sample)
-            # The numbers of one image in two arrays, which is little to gather.
-            labels = np.array(sorted(counts), np.int64)
-            rows = np.array([counts[label] for label in labels], np.float64).reshape(-1, 4)
-            self.results.append((labels, rows))
+            self.results.append(self._compare(sample))
 
     def _compare(self, sample: Mapping) -> dict[int, list[float]]:
+        """Counts of an image by label, as :func:`tally_image` makes them."""
         image_id, image = sample["img_id"], sample.get("img_path", f"{sample['img_id']}")
         if image_id not in self._annotations:
             raise InvalidValue(
@@ -109,14 +109,10 @@ class PanopticQualityMetric(BaseMetric):
                 f"the prediction for {image} is {predicted.shape[0]}x{predicted.shape[1]} (height "
                 f"x width), the image is {ids.shape[0]}x{ids.shape[1]}"
             )
-        truth = self._read_truth(annotation, image_id)
+        truth = self._read_truth(annotation)
         pairs = count_pairs(ids, predicted)
-        pixels = Counter()
-        for (true, _), count in pairs.items():
-            pixels[true] += count
-        check_recorded(pixels, truth, path)
-        check_areas(pixels, {true: segment.area for true, segment in truth.items()}, path)
-        found = {label for _, label in pairs} - {VOID}
+        _check_pixels(pairs, truth, path)
+        found = {segment for _, segment in pairs} - {VOID}
         prediction = {segment: (segment - 1) % INSTANCE_OFFSET for segment in found}
         wrong = [label for label in prediction.values() if label >= len(self.categories)]
         if wrong:
@@ -136,84 +132,52 @@ class PanopticQualityMetric(BaseMetric):
             void |= labels == prediction["ignore_index"]
         return np.where(void, VOID, ids + 1)
 
-    def _read_truth(self, annotation: Mapping, image_id: int) -> dict[int, Segment]:
+    def _read_truth(self, annotation: Mapping) -> dict[int, Segment]:
         labels = {category["id"]: label for label, category in enumerate(self.categories)}
-        truth = {}
-        for record in annotation["segments_info"]:
-            check_segment(record, labels, self.ann_file, image_id, ("area",))
-            truth[record["id"]] = Segment(
+        return {
+            record["id"]: Segment(
                 labels[record["category_id"]], record["area"], bool(record.get("iscrowd", 0))
             )
-        return truth
+            for record in annotation["segments_info"]
+        }
 
     def compute_metrics(self, results: list) -> dict[str, float]:
         """Averages over the classes that occur, in percent; a table of them goes to the log."""
-        logger = MMLogger.get_current_instance()
-        tally = Tally(len(self.categories))
-        for labels, rows in results:
-            tally.counts[labels] += rows
-        things = {i for i, category in enumerate(self.categories) if category["isthing"]}
-        everything = range(len(self.categories))
-        groups = {
-            "": ("all", tally.average(everything)),
-            "_th": ("things", tally.average(i for i in everything if i in things)),
-            "_st": ("stuff", tally.average(i for i in everything if i not in things)),
-        }
-        rows, metrics = [], {}
-        for suffix, (name, quality) in groups.items():
-            rows.append(_row(name, quality, str(quality.classes)))
-            values = zip(("PQ", "SQ", "RQ"), quality[:3], strict=True)
-            metrics |= {key + suffix: 100 * value for key, value in values}
-            if not quality.classes:
-                logger.warning(
-                    f"Panoptic quality of {name} is not defined (nan): no segment of these "
-                    "classes is in the ground truth or in the predictions"
-                )
-        _log_table("Panoptic quality", ["", "PQ", "SQ", "RQ", "classes"], rows, logger)
+        counts = np.zeros((len(self.categories), 4))
+        for image in results:
+            for label, row in image.items():
+                counts[label] += row
+        things = np.array([bool(category["isthing"]) for category in self.categories])
+        groups = [("all", "", "", counts)]
+        groups += [("things", "", "_th", counts[things]), ("stuff", "", "_st", counts[~things])]
         if self.classwise:
             names = [category["name"] for category in self.categories]
-            each = dict(zip(names, tally.per_class(), strict=True))
-            rows = [_row(name, quality) for name, quality in each.items()]
-            _log_table("Panoptic quality by class", ["", "PQ", "SQ", "RQ"], rows, logger)
-            for name, quality in each.items():
-                values = zip(("PQ", "SQ", "RQ"), quality[:3], strict=True)
-                metrics |= {f"{name}_{key}": 100 * value for key, value in values}
+            groups += [(name, f"{name}_", "", counts[[i]]) for i, name in enumerate(names)]
+        table, metrics = [["", *NAMES, "classes"]], {}
+        for name, before, after, rows in groups:
+            *quality, occurring = average(rows)
+            percents = [100 * value for value in quality]
+            table.append([name, *(f"{value:.3f}" for value in percents), str(occurring)])
+            keys = [f"{before}{key}{after}" for key in NAMES]
+            metrics |= dict(zip(keys, percents, strict=True))
+        MMLogger.get_current_instance().info(
+            f"Panoptic quality:{os.linesep}{AsciiTable(table).table}"
+        )
         return metrics
 
 
-def _read_annotations(
-    ann_file: str, backend_args: dict | None
-) -> tuple[list[dict], dict[int, dict]]:
-    """Categories, and the annotation of each image id."""
-    try:
-        content = load(ann_file, backend_args=backend_args)
-    except JSONDecodeError as error:
-        raise InvalidValue(f"{ann_file} is not valid JSON: {error}") from error
-    for key in ("categories", "annotations"):
-        if not isinstance(content, dict) or key not in content:
-            raise InvalidValue(f"{ann_file} has no {key!r}: it is not in COCO's panoptic format")
-    for annotation in content["annotations"]:
-        for key in ("image_id", "file_name", "segments_info"):
-            if key not in annotation:
-                raise InvalidValue(
-                    f"an annotation of {ann_file} has no {key!r}: it is not in COCO's panoptic "
-                    "format"
-                )
-    if not any(annotation["segments_info"] for annotation in content["annotations"]):
-        raise InvalidValue(
-            f"{ann_file} lists no segments: there is no ground truth to compare predictions with"
-        )
-    by_image = {annotation["image_id"]: annotation for annotation in content["annotations"]}
-    if len(by_image) < len(content["annotations"]):
-        images = Counter(annotation["image_id"] for annotation in content["annotations"])
-        twice = images.most_common(1)[0][0]
-        raise InvalidValue(f"{ann_file} has several annotations of image {twice!r}")
-    return content["categories"], by_image
-
-
-def _row(name: str, quality: Quality, *more: str) -> list[str]:
-    return [name, *(f"{100 * value:.3f}" for value in quality[:3]), *more]
-
-
-def _log_table(title: str, head: list[str], rows: list[list[str]], logger: MMLogger) -> None:
-    logger.info(f"{title}:{os.linesep}{AsciiTable([head, *rows]).table}")
+def _check_pixels(
+    pairs: Mapping[tuple[int, int], int], truth: Mapping[int, Segment], path: str
+) -> None:
+    """Raise ValueError if the PNG file at ``path`` does not fit the records of its segments."""
+    pixels = Counter()
+    for (segment, _), count in pairs.items():
+        pixels[segment] += count
+    check_recorded(pixels, truth, path)
+    for segment, record in truth.items():
+        # An IoU could come out above 1.
+        if pixels[segment] > record.area:
+            raise InvalidValue(
+                f"segment {segment} has {pixels[segment]} pixels in {path}, but an area of "
+                f"{record.area} in the annotation file"
+            )

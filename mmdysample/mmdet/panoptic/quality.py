@@ -6,12 +6,12 @@ authors' evaluation code, panopticapi, which COCO's numbers come from.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
 
-from mmdysample.mmdet.panoptic.segments import VOID
+from mmdysample.coco import VOID
 
 
 class Segment(NamedTuple):
@@ -31,32 +31,20 @@ class Quality(NamedTuple):
     classes: int
 
 
-class Tally:
-    """Per label: the sum of IoUs of matched pairs, and how many matched, wrong and missed ones.
+def average(counts: np.ndarray) -> Quality:
+    """Mean over the classes that occur in the truth or the predictions (equations 1 and 2).
 
-    Attributes:
-        counts: (number of classes, 4), float64: sum of IoUs, true positives, false positives,
-            false negatives.
+    Args:
+        counts: (number of classes, 4), float64, sums of what :func:`tally_image` gives.
     """
-
-    def __init__(self, num_classes: int) -> None:
-        self.counts = np.zeros((num_classes, 4))
-
-    def per_class(self) -> list[Quality]:
-        """PQ = SQ * RQ of every label (equations 1 and 2): 0 without a match, NaN if absent."""
-        return [self.average([label]) for label in range(len(self.counts))]
-
-    def average(self, labels: Iterable[int]) -> Quality:
-        """Mean over those of ``labels`` that occur in the truth or the predictions."""
-        iou, matched, wrong, missed = self.counts[list(labels)].T
-        occurs = matched + wrong + missed > 0
-        if not occurs.any():
-            return Quality(np.nan, np.nan, np.nan, 0)
-        iou, matched, wrong, missed = (x[occurs] for x in (iou, matched, wrong, missed))
-        pairs = matched + 0.5 * wrong + 0.5 * missed
-        segmentation = iou / np.maximum(matched, 1)
-        means = (float(x.mean()) for x in (iou / pairs, segmentation, matched / pairs))
-        return Quality(*means, int(occurs.sum()))
+    matched, wrong, missed = counts[:, 1:].T
+    pairs = matched + 0.5 * wrong + 0.5 * missed
+    occurs = pairs > 0
+    if not occurs.any():
+        return Quality(np.nan, np.nan, np.nan, 0)
+    iou, matched, pairs = counts[occurs, 0], matched[occurs], pairs[occurs]
+    means = (float(x.mean()) for x in (iou / pairs, iou / np.maximum(matched, 1), matched / pairs))
+    return Quality(*means, int(occurs.sum()))
 
 
 def count_pairs(truth: np.ndarray, prediction: np.ndarray) -> dict[tuple[int, int], int]:
@@ -80,7 +68,7 @@ def tally_image(
     truth: Mapping[int, Segment],
     prediction: Mapping[int, int],
 ) -> dict[int, list[float]]:
-    """Counts of one image, as `Tally` has them, of the labels that occur.
+    """Sum of IoUs, number of matched, of wrong and of missed segments of each label in an image.
 
     Args:
         pairs: pixels of every pair (true id, predicted id), from :func:`count_pairs`.

@@ -1,4 +1,4 @@
-"""Pictures of panoptic predictions."""
+"""Drawings of panoptic predictions."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ class PanopticLocalVisualizer(DetLocalVisualizer):
     """mmdet's DetLocalVisualizer, which also draws a prediction without any segment.
 
     A model predicts void everywhere where no thing is sure and every stuff region is small, as
-    models do in the beginning of their training; the picture is then drawn as it is.
+    models do in the beginning of their training; the image is then drawn as it is.
     """
 
     def add_datasample(

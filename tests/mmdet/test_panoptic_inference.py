@@ -1,4 +1,4 @@
-"""Pictures and results of panoptic models on single images."""
+"""Drawings and results of panoptic models on single images."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ def make_visualizer() -> PanopticLocalVisualizer:
     return visualizer
 
 
-def test_a_prediction_without_segments_is_drawn_as_the_picture(tmp_path):
+def test_a_prediction_without_segments_is_drawn_as_the_image(tmp_path):
     image = np.full((40, 60, 3), 90, np.uint8)
     sample = DetDataSample()
     sample.pred_panoptic_seg = PixelData(sem_seg=torch.full((1, 40, 60), VOID_LABEL).int())
@@ -120,7 +120,7 @@ def test_segments_are_drawn(tmp_path):
     assert cv2.imread(str(tmp_path / "a.png"))[5, 50].tolist() == [90, 90, 90]
 
 
-def test_a_folder_of_images_in_pictures_and_segments_out(tmp_path):
+def test_a_directory_of_images_in_drawings_and_segments_out(tmp_path):
     cfg = Config.fromfile(CONFIG)
     with DefaultScope.overwrite_default_scope("mmdet"):
         model = MODELS.build(cfg.model)
