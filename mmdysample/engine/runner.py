@@ -16,7 +16,7 @@ from mmengine.runner import BaseLoop, IterBasedTrainLoop, Runner
 from torch import nn
 
 from mmdysample.engine.atomic import replacing
-from mmdysample.engine.checkpoint import load_checkpoint, load_weights, weights_of
+from mmdysample.engine.checkpoint import load_checkpoint
 from mmdysample.engine.checks import check_batches
 from mmdysample.engine.data import check_evaluator
 from mmdysample.engine.errors import doing
@@ -24,6 +24,7 @@ from mmdysample.engine.hooks import LosslessCheckpointHook, SeedEachIteration
 from mmdysample.engine.nonfinite import StopOnNonFiniteLoss, check_weights
 from mmdysample.engine.restore import Position, read_position, restore
 from mmdysample.engine.seeding import PlacedBatchSampler, PlacedDataset
+from mmdysample.engine.weights import load_weights, weights_of
 from mmdysample.errors import InvalidValue, UserError
 
 
