@@ -188,19 +188,20 @@ def _inferencer_class(package: str, weights: str | None) -> type[BaseInferencer]
 
 
 def _classes_and_palette(meta: Any) -> dict:
-    """Class names and colors, if they are such, in today's place for them."""
+    """Class names, if they are such, in today's place for them; with colors of their number."""
     meta = meta if isinstance(meta, dict) else {}
     found = meta.get("dataset_meta", meta)
     found = found if isinstance(found, dict) else {}
-    told = {key.lower(): value for key, value in found.items() if isinstance(key, str)}
-    classes, palette = told.get("classes"), told.get("palette")
+    named = {key.lower(): value for key, value in found.items() if isinstance(key, str)}
+    classes = named.get("classes")
     if not isinstance(classes, (list, tuple)) or not all(isinstance(n, str) for n in classes):
         return {}
     try:
-        colors = np.asarray(palette, np.uint8).reshape(len(classes), 3).tolist()
+        colors = np.asarray(named.get("palette"), np.uint8).reshape(len(classes), 3)
     except (TypeError, ValueError, OverflowError):
-        return dict(dataset_meta=dict(classes=tuple(classes)))
-    return dict(dataset_meta=dict(classes=tuple(classes), palette=colors))
+        # mmseg would take those of Cityscapes, for another number of classes.
+        colors = np.random.default_rng(0).integers(0, 256, (len(classes), 3))
+    return dict(dataset_meta=dict(classes=tuple(classes), palette=colors.tolist()))
 
 
 def _check_keeps_input(inputs: Any, out_dir: str, names: set[str]) -> None:

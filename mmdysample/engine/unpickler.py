@@ -223,6 +223,9 @@ class Unpickler(pickle._Unpickler):
         super().load_long1()
         require(abs(self.stack[-1]) < _MAX_INTEGER, "a number of more than 128 bits")
 
+    def load_long4(self) -> None:
+        raise pickle.UnpicklingError("a number of more than 128 bits")  # of more than 2,040
+
     def load_reduce(self) -> None:
         arguments, function = self.stack.pop(), self.stack.pop()
         # The only functions that a pickle can name are those of this file.
@@ -249,9 +252,8 @@ class Unpickler(pickle._Unpickler):
         for key, value in zip(items[::2], items[1::2], strict=True):
             _set_item(self.stack[-1], key, value)
 
-    # Left out are protocol 0, what makes instances and sets, persistent ids as text, extension
-    # codes, and numbers of more than 2,040 bits. Of what can be made here only lists have the
-    # methods that APPEND and APPENDS call.
+    # Left out are protocol 0, what makes instances and sets, persistent ids as text and extension
+    # codes. Of what can be made here only lists have the methods that APPEND and APPENDS call.
     dispatch = {  # noqa: RUF012
         code[0]: pickle._Unpickler.dispatch[code[0]]
         for code in (
@@ -269,6 +271,7 @@ class Unpickler(pickle._Unpickler):
     }
     dispatch |= {
         pickle.LONG1[0]: load_long1,
+        pickle.LONG4[0]: load_long4,
         pickle.REDUCE[0]: load_reduce,
         pickle.NEWOBJ[0]: load_newobj,
         pickle.BUILD[0]: load_build,

@@ -37,8 +37,7 @@ def load_weights(
     Raises:
         CheckpointError: the checkpoint does not fit.
     """
-    while is_model_wrapper(model) or isinstance(model, BaseTTAModel):
-        model = model.module
+    model = _unwrapped(model)
     own, weights = model.state_dict(), weights_of(checkpoint, name)
     for entry, value in weights.items():
         if entry in own and _kind(value) != _kind(own[entry]):
@@ -64,6 +63,28 @@ def load_weights(
         if entries:
             listed = ", ".join(map(ascii, entries))
             print_log(f"checkpoint {name}, {what}: {listed}", logger, logging.WARNING)
+
+
+def check_averages(model: nn.Module, checkpoint: dict, name: str) -> None:
+    """Raise CheckpointError unless what EMAHook resumes, if it is there, fits the model.
+
+    The hook swaps each tensor under ``ema_state_dict`` with the one of its name in the weights.
+    """
+    own, weights = _unwrapped(model).state_dict(), weights_of(checkpoint, name)
+    own["steps"] = weights["steps"] = torch.tensor(0)  # how often it has averaged
+    for entry, value in weights_of(checkpoint, name, "ema_state_dict").items():
+        shapes = {each[entry].shape for each in (own, weights) if entry in each}
+        if entry not in weights or shapes != {value.shape}:
+            raise CheckpointError(
+                f"checkpoint {name} does not fit this model: {entry!a} of its ema_state_dict has "
+                "another shape, or is not among its weights"
+            )
+
+
+def _unwrapped(model: nn.Module) -> nn.Module:
+    while is_model_wrapper(model) or isinstance(model, BaseTTAModel):
+        model = model.module
+    return model
 
 
 def _kind(value: torch.Tensor) -> str:

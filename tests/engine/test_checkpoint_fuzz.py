@@ -121,6 +121,7 @@ def well_formed(good: bytes, canary: Path) -> dict[str, bytes]:
         "weights-are-an-array": ("state_dict", np.zeros(3)),
         "names-are-numbers": ("state_dict", {1: torch.zeros(1)}),
         "averages-are-text": ("ema_state_dict", dict(a="text")),
+        "averages-of-another-shape": ("ema_state_dict", {"module.layer.bias": torch.zeros(9)}),
     }
     return {
         **{name: replaced(good, *path, value=value) for name, (*path, value) in changes.items()},
@@ -153,9 +154,10 @@ def test_through_the_tools(good, zygote, tmp_path):
     canary = tmp_path / "CANARY"
     canary.mkdir()
     (canary / "precious").write_text("a user's")
-    config = write_tiny_config(tmp_path / "config.py")
+    config = write_tiny_config(tmp_path / "config.py", custom_hooks=[dict(type="EMAHook")])
     contents = well_formed(good, canary)
     resumed = [*list(contents)[:8], "epochs-without-end", "hub-is-a-list", "weights-are-text"]
+    resumed.append("averages-of-another-shape")
     damaged = list(flipped(good, random.Random(0)))
     contents |= {"damaged": damaged[2], "cut off": damaged[-1]}
 

@@ -66,7 +66,7 @@ def test_large_numbers(bits, zipped):
     """Beyond 1024 bits they are no floats, beyond 2040 written in another way, and beyond 14,284
     Python does not write them as text."""
     for value in (2**bits, -(2**bits), {2**bits: 1}):
-        with pytest.raises((pickle.UnpicklingError, KeyError), match=r"more than 128 bits|139"):
+        with pytest.raises(pickle.UnpicklingError, match="more than 128 bits"):
             reread(value, zipped)
 
 

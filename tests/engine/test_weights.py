@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+
 import pytest
 import torch
 from torch import nn
 
 pytest.importorskip("mmengine", reason="needs mmengine: bash tools/setup_env.sh installs it")
 
-from mmdysample.engine.weights import CheckpointError, load_weights
+from mmengine.model import ExponentialMovingAverage
+
+from mmdysample.engine.weights import CheckpointError, check_averages, load_weights
 
 
 class Block(nn.Module):
@@ -124,3 +128,34 @@ def test_another_precision_fits():
     state = dict(weight=torch.ones(2, 3).half(), bias=torch.zeros(2, dtype=torch.float64))
     load_weights(model, dict(state_dict=state), "a.pth")
     assert model.weight.dtype == torch.float32 and (model.weight == 1).all()
+
+
+@pytest.mark.parametrize(
+    ("change", "fits"),
+    [
+        (lambda averages, weights: None, True),
+        (lambda averages, weights: averages.clear(), True),
+        (lambda averages, weights: averages.pop("module.second.bias"), True),
+        (lambda averages, weights: averages.update({"module.head.bias": torch.zeros(9)}), False),
+        (lambda averages, weights: averages.update({"module.other": torch.zeros(1)}), False),
+        (lambda averages, weights: averages.update(steps=torch.zeros(2)), False),
+        (lambda averages, weights: averages.update(steps="text"), False),
+        (lambda averages, weights: weights.pop("head.bias"), False),
+    ],
+)
+def test_averages_that_a_hook_resumes(change, fits):
+    model = Block()
+    averages = dict(ExponentialMovingAverage(model).state_dict())
+    weights = dict(model.state_dict())
+    change(averages, weights)
+    checkpoint = dict(state_dict=weights, ema_state_dict=averages)
+    with nullcontext() if fits else pytest.raises(CheckpointError, match=r"x\.pth"):
+        check_averages(model, checkpoint, "x.pth")
+
+
+def test_averages_of_another_model():
+    other = Block(7)
+    averages = ExponentialMovingAverage(other).state_dict()
+    checkpoint = dict(state_dict=other.state_dict(), ema_state_dict=averages)
+    with pytest.raises(CheckpointError, match=r"'head\.weight' of its ema_state_dict has another"):
+        check_averages(Block(3), checkpoint, "x.pth")
