@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import cv2
-import mmengine
 import numpy as np
 import torch
 from matplotlib.backend_bases import FigureCanvasBase
@@ -77,7 +76,7 @@ def open_inferencer(
 
 
 def config_path(name: str) -> str:
-    """The file of a config of this project, by the name that a metafile gives it.
+    """The file of a config of this project, by its name.
 
     ``BaseInferencer.list_models("mmdysample")`` of mmengine lists the names.
 
@@ -88,15 +87,13 @@ def config_path(name: str) -> str:
     # A checkout has beside the package what an installed package has in .mim.
     checkout = package.parent
     root = checkout if (checkout / "model-index.yml").is_file() else package / ".mim"
-    metafiles = mmengine.load(root / "model-index.yml")["Import"]
-    models = [model for path in metafiles for model in mmengine.load(root / path)["Models"]]
-    paths = {model["Name"]: model["Config"] for model in models}
+    paths = {path.stem: str(path) for path in root.glob("configs/[!_]*/*.py")}
     if name not in paths:
         raise UserError(
             f"{name!r} is neither a config file nor a model of mmdysample"
             f"{did_you_mean(name, paths)}"
         )
-    return str(root / paths[name])
+    return paths[name]
 
 
 def load_model(cfg: Config, checkpoint: str, device: str | None = None) -> nn.Module:

@@ -160,10 +160,8 @@ def test_upstreams_inferencers_with_a_config_file(saved, images, tmp_path):
 def test_mmengine_finds_the_models():
     """As its inferencers do, which look for models in the package of their scope."""
     listed = BaseInferencer.list_models("mmdysample")
-    configs = Path(config_path(NAMES["mmdet"])).parents[1]
-    assert len(listed) == len(set(listed))
-    assert {path.stem for path in (configs / "retinanet").glob("*.py")} <= set(listed)
-    assert all(Path(config_path(name)).stem == name for name in (listed[0], listed[-1]))
+    assert len(listed) == len(set(listed)) > 100
+    assert all(Path(config_path(name)).stem == name for name in listed)
 
     class Named(BaseInferencer):
         visualize = postprocess = _init_pipeline = None

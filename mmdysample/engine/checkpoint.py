@@ -17,7 +17,6 @@ import torch
 from mmengine.dist import barrier, get_local_rank
 from mmengine.runner.checkpoint import (
     CheckpointLoader,
-    get_deprecated_model_names,
     get_external_models,
     get_mmcls_models,
     get_torchvision_models,
@@ -170,12 +169,6 @@ def _torchvision() -> dict[str, str]:
         return mmengine.load(Path(mmengine.__file__).with_name("hub") / "torchvision_0.12.json")
 
 
-def _openmmlab() -> dict[str, str]:
-    listed = get_external_models()
-    renamed = get_deprecated_model_names()
-    return {**listed, **{old: listed[new] for old, new in renamed.items() if new in listed}}
-
-
 def _backbone_of(loaded: dict, name: str) -> dict:
     """A classifier's backbone."""
     weights, start = weights_of(loaded, name), "backbone."
@@ -186,7 +179,7 @@ def _backbone_of(loaded: dict, name: str) -> dict:
 _LISTS = {
     "modelzoo": _torchvision,
     "torchvision": _torchvision,
-    "open-mmlab": _openmmlab,
-    "openmmlab": _openmmlab,
+    "open-mmlab": get_external_models,
+    "openmmlab": get_external_models,
     "mmcls": get_mmcls_models,
 }

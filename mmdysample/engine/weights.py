@@ -87,11 +87,9 @@ def _unwrapped(model: nn.Module) -> nn.Module:
     return model
 
 
-def _kind(value: torch.Tensor) -> str:
+def _kind(value: torch.Tensor) -> tuple[bool, bool]:
     """PyTorch copies numbers of one kind to another, and drops what does not fit."""
-    if value.is_complex():
-        return "complex"
-    return "real" if value.is_floating_point() else "whole"
+    return value.is_floating_point(), value.is_complex()
 
 
 def _load_what_fits(

@@ -286,7 +286,7 @@ SHUFFLENET = "https://download.openmmlab.com/mmclassification/v0/shufflenet_v1/"
         ("torchvision://resnet50", RESNET),
         ("modelzoo://resnet50", RESNET),
         ("open-mmlab://resnet50_v1c", "https://download.openmmlab.com/pretrain/third_party/resn"),
-        ("openmmlab://resnet50_caffe", "https://download.openmmlab.com/pretrain/third_party/resn"),
+        ("openmmlab://regnetx_400mf", "https://download.openmmlab.com/pretrain/third_party/regn"),
         ("mmcls://shufflenet_v1", SHUFFLENET),
     ],
 )
@@ -305,6 +305,7 @@ def test_names_of_lists(loaders, name, url, tmp_path, monkeypatch):
     ("place", "says"),
     [
         ("torchvision://resnet5", "torchvision://resnet5 .*did you mean 'resnet50'"),
+        ("open-mmlab://resnet50_caffe", "did you mean 'detectron2?/resnet50_caffe"),
         ("pavi://model", "pavi://model: download the checkpoint, and give the file's path"),
         ("petrel://bucket/a.pth", "petrel://bucket/a.pth: download"),
         ("s3://bucket/a.pth", "s3://bucket/a.pth: download"),
