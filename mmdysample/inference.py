@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import cv2
-import mmengine
 import numpy as np
 import torch
 from matplotlib.backend_bases import FigureCanvasBase
@@ -31,37 +30,14 @@ from mmdysample.engine.checkpoint import (
     check_checkpoint_file,
     install_safe_loading,
     load_checkpoint,
-    load_weights,
 )
 from mmdysample.engine.data import data_set_configs
 from mmdysample.engine.families import family_of
 from mmdysample.engine.images import check_image_file
 from mmdysample.engine.outputs import check_new
+from mmdysample.engine.weights import load_weights
 from mmdysample.errors import InvalidType, UserError
 from mmdysample.registry import did_you_mean
-
-
-def config_path(name: str) -> str:
-    """The file of a config of this project, by the name that a metafile gives it.
-
-    ``BaseInferencer.list_models("mmdysample")`` of mmengine lists the names.
-
-    Raises:
-        UserError: there is no config of this name.
-    """
-    package = Path(mmdysample.__file__).parent
-    # A checkout has beside the package what an installed package has in .mim.
-    checkout = package.parent
-    root = checkout if (checkout / "model-index.yml").is_file() else package / ".mim"
-    metafiles = mmengine.load(root / "model-index.yml")["Import"]
-    models = [model for path in metafiles for model in mmengine.load(root / path)["Models"]]
-    paths = {model["Name"]: model["Config"] for model in models}
-    if name not in paths:
-        raise UserError(
-            f"{name!r} is neither a config file nor a model of mmdysample"
-            f"{did_you_mean(name, paths)}"
-        )
-    return str(root / paths[name])
 
 
 def open_inferencer(
@@ -69,7 +45,8 @@ def open_inferencer(
 ) -> BaseInferencer:
     """mmdet's DetInferencer or mmseg's MMSegInferencer, whichever the config is for.
 
-    The first is extended by panoptic segmentation without panopticapi.
+    The first is extended by panoptic segmentation without panopticapi. Both take no weights but
+    those that fit, and write nothing over their input.
 
     Args:
         model: a config file, or the name of a config of this project. (mmengine's inferencers also
@@ -95,52 +72,29 @@ def open_inferencer(
         if "://" not in weights:
             check_checkpoint_file(weights)
     install_safe_loading()
-    inferencer = _inferencer_class(family.package)
+    inferencer = _inferencer_class(family.package, weights)
     return inferencer(model=path, weights=weights, device=device, **settings)
 
 
-class _CheckedWeights:
-    """An inferencer that takes no weights but those that fit, and of ``meta`` the classes alone."""
+def config_path(name: str) -> str:
+    """The file of a config of this project, by its name.
 
-    def __init__(self, model: str, weights: str | None = None, **settings: Any):
-        self._weights = weights
-        super().__init__(model=model, weights=weights, **settings)
+    ``BaseInferencer.list_models("mmdysample")`` of mmengine lists the names.
 
-    def _load_weights_to_model(self, model: nn.Module, checkpoint: dict | None, cfg: Any) -> None:
-        if checkpoint is not None:
-            load_weights(model, checkpoint, self._weights)
-            meta = _classes_and_palette(checkpoint.get("meta"))
-            # They are loaded, there are none left for upstream's method.
-            checkpoint = dict(state_dict=model.state_dict(), meta=meta)
-        super()._load_weights_to_model(model, checkpoint, cfg)
-
-
-def _inferencer_class(package: str) -> type[BaseInferencer]:
-    if package == "mmdet":
-        from mmdysample.mmdet.panoptic.inferencer import PanopticInferencer as Upstream
-    else:
-        from mmseg.apis import MMSegInferencer as Upstream
-
-    class Inferencer(_CheckedWeights, Upstream):
-        __doc__ = Upstream.__doc__
-
-    return Inferencer
-
-
-def _classes_and_palette(meta: Any) -> dict:
-    """Class names and colors, if they are such, in today's place for them."""
-    meta = meta if isinstance(meta, dict) else {}
-    found = meta.get("dataset_meta", meta)
-    found = found if isinstance(found, dict) else {}
-    told = {key.lower(): value for key, value in found.items() if isinstance(key, str)}
-    classes, palette = told.get("classes"), told.get("palette")
-    if not isinstance(classes, (list, tuple)) or not all(isinstance(n, str) for n in classes):
-        return {}
-    try:
-        colors = np.asarray(palette, np.uint8).reshape(len(classes), 3).tolist()
-    except (TypeError, ValueError, OverflowError):
-        return dict(dataset_meta=dict(classes=tuple(classes)))
-    return dict(dataset_meta=dict(classes=tuple(classes), palette=colors))
+    Raises:
+        UserError: there is no config of this name.
+    """
+    package = Path(mmdysample.__file__).parent
+    # A checkout has beside the package what an installed package has in .mim.
+    checkout = package.parent
+    root = checkout if (checkout / "model-index.yml").is_file() else package / ".mim"
+    paths = {path.stem: str(path) for path in root.glob("configs/[!_]*/*.py")}
+    if name not in paths:
+        raise UserError(
+            f"{name!r} is neither a config file nor a model of mmdysample"
+            f"{did_you_mean(name, paths)}"
+        )
+    return paths[name]
 
 
 def load_model(cfg: Config, checkpoint: str, device: str | None = None) -> nn.Module:
@@ -149,13 +103,33 @@ def load_model(cfg: Config, checkpoint: str, device: str | None = None) -> nn.Mo
     Raises:
         UserError: the checkpoint cannot be read, or is of another model; the device is not there.
     """
-    device = _device(device)
+    try:
+        place = torch.device(device or get_device())
+        torch.empty(0, device=place)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"--device {device} cannot be used: {reason}") from error
     _enter_family(cfg)
     loaded = load_checkpoint(checkpoint)
     model = revert_sync_batchnorm(MODELS.build(cfg.model))
     load_weights(model, loaded, checkpoint)
     model.cfg = cfg
-    return model.to(device).eval()
+    return model.to(place).eval()
+
+
+def load_input(cfg: Config, image_path: str) -> dict[str, Any]:
+    """An image through the config's test pipeline: ``inputs`` (3, H, W) and ``data_samples``."""
+    read_image(image_path)
+    _enter_family(cfg)
+    dataset = data_set_configs(cfg.test_dataloader.dataset)[0]
+    steps = [step for step in dataset.pipeline if "Annotations" not in str(step["type"])]
+    return Compose(steps)(dict(img_path=image_path, img_id=0))
+
+
+@torch.no_grad()
+def predict(model: nn.Module, data: dict[str, Any]) -> Any:
+    """The data sample with predictions that ``model`` makes of :func:`load_input`'s result."""
+    return model.test_step(pseudo_collate([data]))[0]
 
 
 def read_image(path: str) -> np.ndarray:
@@ -180,31 +154,63 @@ def check_figure_path(path: str, cfg: Config) -> None:
     check_new(path, "--out", cfg)
 
 
-def load_input(cfg: Config, image_path: str) -> dict[str, Any]:
-    """An image through the config's test pipeline: ``inputs`` (3, H, W) and ``data_samples``."""
-    read_image(image_path)
-    _enter_family(cfg)
-    dataset = data_set_configs(cfg.test_dataloader.dataset)[0]
-    steps = [step for step in dataset.pipeline if "Annotations" not in str(step["type"])]
-    return Compose(steps)(dict(img_path=image_path, img_id=0))
-
-
-def _device(name: str | None) -> torch.device:
-    try:
-        device = torch.device(name or get_device())
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(f"--device {name} cannot be used: {reason}") from error
-    return device
-
-
 def _enter_family(cfg: Config) -> None:
     family_of(cfg).prepare()
     init_default_scope(cfg.default_scope)
 
 
-@torch.no_grad()
-def predict(model: nn.Module, data: dict[str, Any]) -> Any:
-    """The data sample with predictions that ``model`` makes of :func:`load_input`'s result."""
-    return model.test_step(pseudo_collate([data]))[0]
+def _inferencer_class(package: str, weights: str | None) -> type[BaseInferencer]:
+    if package == "mmdet":
+        from mmdysample.mmdet.panoptic.inferencer import PanopticInferencer as Upstream
+    else:
+        from mmseg.apis import MMSegInferencer as Upstream
+
+    class Inferencer(Upstream):
+        __doc__ = Upstream.__doc__
+
+        def _load_weights_to_model(self, model, checkpoint, cfg):
+            if checkpoint is not None:
+                load_weights(model, checkpoint, weights)
+                meta = _classes_and_palette(checkpoint.get("meta"))
+                # They are loaded, there are none left for upstream's method.
+                checkpoint = dict(state_dict=model.state_dict(), meta=meta)
+            super()._load_weights_to_model(model, checkpoint, cfg)
+
+        def __call__(self, inputs, *args, out_dir="", **settings):
+            if out_dir:
+                names = {"vis", "preds", "pred", settings.get("img_out_dir", "vis")}
+                _check_keeps_input(inputs, out_dir, names)
+            return super().__call__(inputs, *args, out_dir=out_dir, **settings)
+
+    return Inferencer
+
+
+def _classes_and_palette(meta: Any) -> dict:
+    """Class names, if they are such, in today's place for them; with colors of their number."""
+    meta = meta if isinstance(meta, dict) else {}
+    found = meta.get("dataset_meta", meta)
+    found = found if isinstance(found, dict) else {}
+    named = {key.lower(): value for key, value in found.items() if isinstance(key, str)}
+    classes = named.get("classes")
+    if not isinstance(classes, (list, tuple)) or not all(isinstance(n, str) for n in classes):
+        return {}
+    try:
+        colors = np.asarray(named.get("palette"), np.uint8).reshape(len(classes), 3)
+    except (TypeError, ValueError, OverflowError):
+        # mmseg would take those of Cityscapes, for another number of classes.
+        colors = np.random.default_rng(0).integers(0, 256, (len(classes), 3))
+    return dict(dataset_meta=dict(classes=tuple(classes), palette=colors.tolist()))
+
+
+def _check_keeps_input(inputs: Any, out_dir: str, names: set[str]) -> None:
+    """Raise UserError if input images lie in a directory ``out_dir/NAME`` that is written to."""
+    paths = inputs if isinstance(inputs, (list, tuple)) else [inputs]
+    paths = [os.path.abspath(path) for path in paths if isinstance(path, str)]
+    read = {os.path.realpath(p if os.path.isdir(p) else os.path.dirname(p)) for p in paths}
+    for name in names:
+        written = os.path.join(out_dir, name)
+        if os.path.realpath(written) in read:
+            raise UserError(
+                f"out_dir={str(out_dir)!r}: predictions would replace input images in {written}, "
+                "choose another directory"
+            )

@@ -4,86 +4,92 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 pytest.importorskip("mmdet", reason="needs mmdet: bash tools/setup_env.sh installs it")
 pytest.importorskip("mmseg", reason="needs mmseg: bash tools/setup_env.sh installs it")
 
-import numpy as np
 from mmdet.apis import DetInferencer
 from mmengine.config import Config
 from mmengine.infer import BaseInferencer
 from mmseg.apis import MMSegInferencer
 from PIL import Image
 
-from mmdysample.engine.checkpoint import CheckpointError, load_checkpoint_file
-from mmdysample.engine.errors import UserError
-from mmdysample.inference import config_path, open_inferencer
-from tests.engine.zygote import ROOT, TRAIN, shared_zygote
+from mmdysample.engine.checkpoint import CheckpointError
+from mmdysample.errors import UserError
+from mmdysample.inference import (
+    _classes_and_palette,
+    config_path,
+    load_input,
+    load_model,
+    open_inferencer,
+    predict,
+    read_image,
+)
 
 NAMES = {
     "mmdet": "faster-rcnn_r18_fpn_dysample_shapes",
     "mmseg": "segformer_mit-b0_dysample_shapes",
 }
-SHORT = {
-    "mmdet": ["train_cfg.max_epochs=1", "train_cfg.val_interval=9"],
-    "mmseg": ["train_cfg.max_iters=2", "train_cfg.val_interval=9"],
-}
-SHORT["mmseg"] += ["default_hooks.checkpoint.interval=2"]
+CLASSES = {"mmdet": tuple("abcdefgh"), "mmseg": tuple("abcdefghijkl")}
 
 
-@pytest.fixture(scope="module")
-def shapes(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("inferencers") / "shapes"
-    command = [sys.executable, ROOT / "tools/make_shapes.py", folder, "--train", "8", "--val", "2"]
-    subprocess.run([*command, "--size", "96", "128", "--workers", "1"], check=True)
-    return folder
+def config_of(family: str) -> Config:
+    return Config.fromfile(config_path(NAMES[family]))
 
 
 @pytest.fixture(scope="module", params=NAMES)
-def trained(request, shapes, tmp_path_factory) -> tuple[str, Path]:
-    """A family, and a checkpoint that tools/train.py wrote after some steps."""
-    family, name = request.param, NAMES[request.param]
-    work_dir = tmp_path_factory.mktemp(family)
-    options = [f"{split}_dataloader.dataset.data_root={shapes}/" for split in ("train", "val")]
-    options += [f"{split}_dataloader.num_workers=0" for split in ("train", "val")]
-    options += [f"{split}_dataloader.persistent_workers=False" for split in ("train", "val")]
-    if family == "mmdet":
-        options.append(f"val_evaluator.ann_file={shapes}/annotations/instances_val2017.json")
-    config = ROOT / "configs" / "shapes" / f"{name}.py"
-    arguments = [config, "--work-dir", work_dir, "--cfg-options", *options, *SHORT[family]]
-    run = shared_zygote().run(TRAIN, *arguments, cwd=work_dir)
-    assert run.status == 0, run.stderr
-    return family, Path((work_dir / "last_checkpoint").read_text())
+def saved(request, tmp_path_factory) -> tuple[str, Path]:
+    """A family, and a checkpoint of its model as it was made."""
+    torch.manual_seed(0)
+    model = open_inferencer(NAMES[request.param], None, "cpu").model
+    path = tmp_path_factory.mktemp(request.param) / "made.pth"
+    meta = dict(dataset_meta=dict(classes=CLASSES[request.param]))
+    torch.save(dict(state_dict=model.state_dict(), meta=meta), path)
+    return request.param, path
+
+
+@pytest.fixture(scope="module")
+def opened(saved) -> tuple[str, Path, BaseInferencer]:
+    family, checkpoint = saved
+    return family, checkpoint, open_inferencer(NAMES[family], checkpoint, "cpu")
 
 
 @pytest.fixture
-def images(shapes, tmp_path) -> Path:
-    folder = tmp_path / "images"
-    shutil.copytree(shapes / "val2017", folder)
-    return folder
+def images(tmp_path) -> Path:
+    directory = tmp_path / "images"
+    directory.mkdir()
+    rng = np.random.default_rng(0)
+    for name in ("a.png", "b.png"):
+        blocks = rng.integers(0, 255, (6, 8, 3), np.uint8)
+        Image.fromarray(blocks.repeat(16, axis=0).repeat(16, axis=1)).save(directory / name)
+    return directory
 
 
-def check_pictures(images: Path, pictures: Path) -> None:
+def check_drawn(images: Path, drawn: Path) -> None:
     """One drawn upon for each image."""
-    assert sorted(p.name for p in pictures.iterdir()) == sorted(p.name for p in images.iterdir())
+    assert sorted(p.name for p in drawn.iterdir()) == sorted(p.name for p in images.iterdir())
     for path in images.iterdir():
         image = np.asarray(Image.open(path).convert("RGB")).astype(int)
-        picture = np.asarray(Image.open(pictures / path.name).convert("RGB")).astype(int)
-        assert picture.shape == image.shape
-        assert (abs(picture - image).max(axis=2) > 40).mean() > 0.001
+        result = np.asarray(Image.open(drawn / path.name).convert("RGB")).astype(int)
+        assert result.shape == image.shape
+        assert (abs(result - image).max(axis=2) > 40).mean() > 0.001
 
 
-def check_predictions(family: str, predictions: Path, count: int) -> None:
-    files = sorted(predictions.iterdir())
-    assert len(files) == count
-    for path in files:
+def test_a_directory_of_images(opened, images, tmp_path):
+    family, _, inferencer = opened
+    settings = dict(pred_score_thr=0.0, no_save_pred=False) if family == "mmdet" else {}
+    inferencer(str(images), out_dir=str(tmp_path / "out"), **settings)
+    check_drawn(images, tmp_path / "out" / "vis")
+    predictions = tmp_path / "out" / {"mmdet": "preds", "mmseg": "pred"}[family]
+    assert len(list(predictions.iterdir())) == 2
+    for path in predictions.iterdir():
         if family == "mmdet":
             found = json.loads(path.read_text())
             assert len(found["labels"]) == len(found["bboxes"]) == len(found["scores"])
@@ -93,79 +99,69 @@ def check_predictions(family: str, predictions: Path, count: int) -> None:
             assert labels.shape == (96, 128) and labels.max() < 12
 
 
-def test_a_folder_of_images_by_the_models_name(trained, images, tmp_path):
-    family, checkpoint = trained
-    inferencer = open_inferencer(NAMES[family], str(checkpoint), "cpu")
-    settings = dict(pred_score_thr=0.0, no_save_pred=False) if family == "mmdet" else {}
-    inferencer(str(images), out_dir=str(tmp_path / "out"), **settings)
-    check_pictures(images, tmp_path / "out" / "vis")
-    folder = {"mmdet": "preds", "mmseg": "pred"}[family]
-    check_predictions(family, tmp_path / "out" / folder, len(list(images.iterdir())))
+def test_weights_and_classes_are_the_checkpoints(opened):
+    family, checkpoint, inferencer = opened
+    state = torch.load(checkpoint, weights_only=True)["state_dict"]
+    loaded = inferencer.model.state_dict()
+    assert loaded.keys() == state.keys()
+    assert all(torch.equal(loaded[name], value) for name, value in state.items())
+    assert isinstance(inferencer, {"mmdet": DetInferencer, "mmseg": MMSegInferencer}[family])
+    assert tuple(inferencer.model.dataset_meta["classes"]) == CLASSES[family]
 
 
-UPSTREAM = {
-    "mmdet": """
+@pytest.mark.parametrize("how", ["directory", "file", "list", "link"])
+def test_input_images_are_not_replaced(opened, images, how):
+    """Upstream draws the image ``out_dir/vis/a.png`` of any ``a.png``."""
+    _, _, inferencer = opened
+    out = images.parent
+    images = images.rename(out / "vis")
+    before = (images / "a.png").read_bytes()
+    inputs = dict(directory=str(images), file=str(images / "a.png"), list=[str(images / "b.png")])
+    if how == "link":
+        (out / "link").symlink_to(images)
+        inputs["link"] = str(out / "link")
+    with pytest.raises(UserError, match=r"would replace input images in .*vis, choose another"):
+        inferencer(inputs[how], out_dir=str(out))
+    assert (images / "a.png").read_bytes() == before and len(list(images.iterdir())) == 2
+
+
+def test_input_images_are_not_replaced_by_a_named_directory(opened, images):
+    family, _, inferencer = opened
+    if family == "mmseg":
+        with pytest.raises(UserError, match=r"would replace input images in .*images"):
+            inferencer(str(images), out_dir=str(images.parent), img_out_dir="images")
+
+
+UPSTREAM = """
+import sys
 from mmdet.apis import DetInferencer
-from mmdysample.engine.checkpoint import install_safe_loading
-install_safe_loading()
-inferencer = DetInferencer(model=sys.argv[1], weights=sys.argv[2], device="cpu")
-inferencer(sys.argv[3], out_dir=sys.argv[4], pred_score_thr=0.0)
-""",
-    "mmseg": """
 from mmseg.apis import MMSegInferencer
 from mmdysample.engine.checkpoint import install_safe_loading
 install_safe_loading()
-inferencer = MMSegInferencer(model=sys.argv[1], weights=sys.argv[2], device="cpu")
-inferencer(sys.argv[3], out_dir=sys.argv[4])
-""",
-}
+inferencer = {"mmdet": DetInferencer, "mmseg": MMSegInferencer}[sys.argv[1]]
+settings = dict(pred_score_thr=0.0) if sys.argv[1] == "mmdet" else {}
+inferencer(sys.argv[2], sys.argv[3], device="cpu")(sys.argv[4], out_dir=sys.argv[5], **settings)
+"""
 
 
-def test_upstreams_inferencers_with_a_config_file(trained, images, tmp_path):
+@pytest.mark.slow
+def test_upstreams_inferencers_with_a_config_file(saved, images, tmp_path):
     """A process of its own, in which nothing was imported or allowed before."""
-    family, checkpoint = trained
-    config = ROOT / "configs" / "shapes" / f"{NAMES[family]}.py"
-    code = f"import sys\n{UPSTREAM[family]}"
-    call = [
-        sys.executable,
-        "-W",
-        "ignore",
-        "-c",
-        code,
-        config,
-        checkpoint,
-        images,
-        tmp_path / "out",
-    ]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    family, checkpoint = saved
+    call = [sys.executable, "-W", "ignore", "-c", UPSTREAM]
+    call += [family, config_path(NAMES[family]), checkpoint, images, tmp_path / "out"]
+    root = Path(__file__).resolve().parents[1]
+    environment = {**os.environ, "PYTHONPATH": str(root)}
     result = subprocess.run(call, cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
-    check_pictures(images, tmp_path / "out" / "vis")
+    check_drawn(images, tmp_path / "out" / "vis")
 
 
-def test_weights_and_classes_are_the_checkpoints(trained):
-    family, checkpoint = trained
-    inferencer = open_inferencer(NAMES[family], str(checkpoint), "cpu")
-    saved = load_checkpoint_file(checkpoint)
-    loaded = inferencer.model.state_dict()
-    assert loaded.keys() == saved["state_dict"].keys()
-    assert all(torch.equal(loaded[name], value) for name, value in saved["state_dict"].items())
-    assert isinstance(inferencer, {"mmdet": DetInferencer, "mmseg": MMSegInferencer}[family])
-    classes = inferencer.model.dataset_meta["classes"]
-    assert tuple(classes) == tuple(saved["meta"]["dataset_meta"]["classes"])
-    assert len(classes) == {"mmdet": 8, "mmseg": 12}[family]
-
-
-def test_mmengine_lists_the_models():
-    names = BaseInferencer.list_models("mmdysample", patterns=r"retinanet_.*")
-    files = {path.stem for path in (ROOT / "configs" / "retinanet").glob("*.py")}
-    assert len(names) == len(files) and set(names) == files
-
-
-def test_mmengine_resolves_every_name():
+def test_mmengine_finds_the_models():
     """As its inferencers do, which look for models in the package of their scope."""
-    for name in BaseInferencer.list_models("mmdysample"):
-        assert Path(config_path(name)).stem == name
+    listed = BaseInferencer.list_models("mmdysample")
+    assert len(listed) == len(set(listed)) > 100
+    assert all(Path(config_path(name)).stem == name for name in listed)
 
     class Named(BaseInferencer):
         visualize = postprocess = _init_pipeline = None
@@ -174,8 +170,7 @@ def test_mmengine_resolves_every_name():
             self.scope = "mmdysample"
 
     cfg, weights = Named()._load_model_from_metafile(NAMES["mmdet"])
-    expected = Config.fromfile(ROOT / "configs" / "shapes" / f"{NAMES['mmdet']}.py")
-    assert cfg.model == expected.model
+    assert cfg.model == config_of("mmdet").model
     assert weights is None
 
 
@@ -185,10 +180,15 @@ def test_mmengine_resolves_every_name():
         ("faster-rcnn_r50_fpn_dysampel_1x_coco", None, "did you mean 'faster-rcnn_r50_fpn_dysa"),
         ("nowhere/config.py", None, "is neither a config file nor a model"),
         (NAMES["mmdet"], "nowhere.pth", "checkpoint nowhere.pth does not exist"),
+        (
+            None,
+            "checkpoint.pth",
+            "model=None: .* the config in a checkpoint is a program, which is",
+        ),
     ],
 )
 def test_mistakes_get_a_sentence(model, weights, says):
-    with pytest.raises((UserError, CheckpointError), match=says):
+    with pytest.raises(UserError, match=says):
         open_inferencer(model, weights, "cpu")
 
 
@@ -198,55 +198,77 @@ def test_a_config_of_another_package_is_refused(tmp_path):
         open_inferencer(str(tmp_path / "other.py"))
 
 
-def test_a_checkpoint_that_would_run_code_is_refused(tmp_path):
+def test_a_checkpoint_that_could_run_code_is_refused(tmp_path):
     class Harmful:
         def __reduce__(self):
             return os.mkdir, (str(tmp_path / "ran"),)
 
     torch.save(dict(state_dict={}, meta=Harmful()), tmp_path / "harmful.pth")
     with pytest.raises(CheckpointError, match="nothing in it was run"):
-        open_inferencer(NAMES["mmseg"], str(tmp_path / "harmful.pth"), "cpu")
+        open_inferencer(NAMES["mmdet"], str(tmp_path / "harmful.pth"), "cpu")
     assert not (tmp_path / "ran").exists()
 
 
-def test_a_checkpoint_of_another_model_is_refused(trained):
-    family, checkpoint = trained
-    other = {"mmdet": "segformer_mit-b0_dysample_shapes", "mmseg": NAMES["mmdet"]}[family]
-    with pytest.raises(CheckpointError, match="does not fit this model"):
-        open_inferencer(other, str(checkpoint), "cpu")
+def test_a_checkpoint_of_another_model_is_refused(tmp_path):
+    torch.save(dict(state_dict={"head.weight": torch.zeros(1)}), tmp_path / "other.pth")
+    with pytest.raises(CheckpointError, match=r"other\.pth does not fit this model"):
+        open_inferencer(NAMES["mmseg"], str(tmp_path / "other.pth"), "cpu")
 
 
-def test_a_checkpoint_that_lacks_a_layer_is_refused(trained, tmp_path):
-    """Though there are other parameters of its names and shapes."""
-    family, checkpoint = trained
-    content = load_checkpoint_file(checkpoint)
-    start = {"mmdet": "backbone.layer1.1.", "mmseg": "backbone.layers.0.1.0."}[family]
-    lost = [name for name in content["state_dict"] if name.startswith(start)]
-    for name in lost:
-        del content["state_dict"][name]
-    torch.save(content, tmp_path / "part.pth")
-    lost = [name for name in lost if "num_batches_tracked" not in name]
-    with pytest.raises(CheckpointError, match=f" {len(lost)} of its .* such as {start}"):
-        open_inferencer(NAMES[family], str(tmp_path / "part.pth"), "cpu")
-
-
-@pytest.mark.parametrize("model", [None, 3])
-def test_the_config_in_a_checkpoint_is_not_run(model, tmp_path):
-    torch.save(dict(meta=dict(cfg=f"open({str(tmp_path / 'ran')!r}, 'w')")), tmp_path / "c.pth")
-    with pytest.raises(UserError, match="which is not run"):
-        open_inferencer(model, str(tmp_path / "c.pth"), "cpu")
-    assert not (tmp_path / "ran").exists()
+@pytest.mark.parametrize(
+    ("meta", "classes", "palette"),
+    [
+        (dict(dataset_meta=dict(classes=["a"], palette=[[1, 2, 3]])), ("a",), [[1, 2, 3]]),
+        (dict(CLASSES=("a",), PALETTE=((1, 2, 3),)), ("a",), [[1, 2, 3]]),
+        (dict(dataset_meta=dict(classes=("a",), palette="text")), ("a",), "other"),
+        (dict(dataset_meta=dict(classes=("a",), palette=[[10**30, 1, 1]])), ("a",), "other"),
+        (dict(dataset_meta=dict(classes=("a", "b"), palette=[[1, 2, 3]])), ("a", "b"), "other"),
+        (dict(dataset_meta=dict(classes=[np.arange(3)])), None, None),
+        (dict(dataset_meta=[1]), None, None),
+        ([1], None, None),
+        (None, None, None),
+    ],
+)
+def test_classes_of_a_checkpoint(meta, classes, palette):
+    found = _classes_and_palette(meta).get("dataset_meta", {})
+    assert found.get("classes") == classes
+    if palette == "other":
+        assert np.shape(found["palette"]) == (len(classes), 3)
+    else:
+        assert found.get("palette") == palette
 
 
 def test_images_of_one_name_have_their_own_predictions(images, tmp_path):
-    (first, *rest) = sorted(images.iterdir())
-    for path in rest:
-        path.unlink()
-    Image.open(first).convert("L").save(first.with_suffix(".png"))
+    (images / "b.png").unlink()
+    Image.open(images / "a.png").convert("L").save(images / "a.jpg")
     inferencer = open_inferencer(NAMES["mmdet"], None, "cpu")
     result = inferencer(str(images), out_dir=str(tmp_path / "out"), no_save_pred=False)
     written = sorted((tmp_path / "out" / "preds").iterdir())
-    assert [path.name for path in written] == [f"{first.stem}.json", f"{first.stem}.png.json"]
+    assert sorted(path.name for path in written) in (
+        ["a.jpg.json", "a.json"],
+        ["a.json", "a.png.json"],
+    )
     found = [json.loads(path.read_text()) for path in written]
     assert sorted(map(str, found)) == sorted(map(str, result["predictions"]))
     assert found[0] != found[1]
+
+
+@pytest.mark.parametrize("family", ["mmseg"])
+def test_a_model_without_an_inferencer(family, images, tmp_path):
+    """As the analysis tools predict: the same as the inferencer."""
+    inferencer = open_inferencer(NAMES[family], None, "cpu")
+    torch.save(inferencer.model.state_dict(), tmp_path / "a.pth")
+    cfg = config_of(family)
+    data = load_input(cfg, str(images / "a.png"))
+    assert data["inputs"].shape[0] == 3 and data["inputs"].dtype == torch.uint8
+    found = predict(load_model(cfg, str(tmp_path / "a.pth"), "cpu"), data).pred_sem_seg.data
+    expected = inferencer(str(images / "a.png"))["predictions"]
+    assert np.array_equal(found[0].numpy(), expected)
+    with pytest.raises(UserError, match="--device nowhere cannot be used"):
+        load_model(cfg, str(tmp_path / "a.pth"), "nowhere")
+
+
+def test_an_unreadable_image(tmp_path):
+    (tmp_path / "a.jpg").write_bytes(b"no image")
+    with pytest.raises(UserError, match=r"the image .*a\.jpg cannot be read"):
+        read_image(str(tmp_path / "a.jpg"))

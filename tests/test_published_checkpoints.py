@@ -12,7 +12,7 @@ pytest.importorskip("mmseg", reason="needs mmseg: bash tools/setup_env.sh instal
 from mmdysample.mmdet import UpsampleFPN, UpsampleMSDeformAttnPixelDecoder
 from mmdysample.mmdet.pixel_decoder import UpsamplePixelDecoder
 from mmdysample.mmseg import UpsampleSegformerHead, UpsampleUPerHead
-from tests.loaders import LOADERS
+from tests.loaders import load_file_with_mmengine, load_with_torch_strictly
 from tests.mmdet.test_msdeformattn_pixel_decoder import make as make_msdeformattn
 from tests.upsamplers.test_published_names import MODULES, published
 from tests.utils import randomize
@@ -41,7 +41,7 @@ HOSTS = {
 }
 
 
-@pytest.mark.parametrize("load", LOADERS)
+@pytest.mark.parametrize("load", [load_with_torch_strictly, load_file_with_mmengine])
 @pytest.mark.parametrize("name", ["FADE", "SAPA-G", "SAPA with groups", "IndexNet M2O", "A2U"])
 @pytest.mark.parametrize("host", HOSTS, ids=lambda host: host.__name__)
 def test_the_authors_names_load_in_every_host(host, name, load, tmp_path):

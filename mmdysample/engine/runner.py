@@ -16,7 +16,7 @@ from mmengine.runner import BaseLoop, IterBasedTrainLoop, Runner
 from torch import nn
 
 from mmdysample.engine.atomic import replacing
-from mmdysample.engine.checkpoint import load_checkpoint, load_weights, weights_of
+from mmdysample.engine.checkpoint import load_checkpoint
 from mmdysample.engine.checks import check_batches
 from mmdysample.engine.data import check_evaluator
 from mmdysample.engine.errors import doing
@@ -24,6 +24,7 @@ from mmdysample.engine.hooks import LosslessCheckpointHook, SeedEachIteration
 from mmdysample.engine.nonfinite import StopOnNonFiniteLoss, check_weights
 from mmdysample.engine.restore import Position, read_position, restore
 from mmdysample.engine.seeding import PlacedBatchSampler, PlacedDataset
+from mmdysample.engine.weights import check_averages, load_weights, weights_of
 from mmdysample.errors import InvalidValue, UserError
 
 
@@ -155,7 +156,8 @@ class RestartableRunner(Runner):
         checkpoint = self._read(filename)
         self._unused_checkpoint = (None, {})
         checkpoint["state_dict"] = weights_of(checkpoint, filename)
-        weights_of(checkpoint, filename, "ema_state_dict")  # what a hook takes
+        if self._resume:
+            check_averages(self.model, checkpoint, filename)
         self.call_hook("after_load_checkpoint", checkpoint=checkpoint)
         fine_tuning = isinstance(self._train_loop, BaseLoop) and not self._resume
         partly = fine_tuning and not strict

@@ -1,9 +1,7 @@
-"""Checkpoints load without running code, and fit the model or not."""
+"""Checkpoints load without running code, from files, addresses and lists."""
 
 from __future__ import annotations
 
-import importlib.util
-import io
 import os
 import pickle
 import struct
@@ -28,11 +26,12 @@ from torch import nn
 from mmdysample.engine import checkpoint
 from mmdysample.engine.checkpoint import (
     CheckpointError,
+    check_checkpoint_file,
     install_safe_loading,
     load_checkpoint,
     load_checkpoint_file,
-    load_weights,
 )
+from tests.engine.mutations import Asm, archive, saved
 
 
 def mmengine_checkpoint() -> dict:
@@ -53,10 +52,14 @@ def mmengine_checkpoint() -> dict:
     )
 
 
-@pytest.mark.parametrize("zipped", [True, False], ids=["archive", "before-1.6"])
-def test_loads_what_mmengine_writes(tmp_path, zipped):
+@pytest.mark.parametrize(
+    "settings",
+    [{}, dict(_use_new_zipfile_serialization=False), dict(pickle_protocol=4)],
+    ids=["archive", "before-1.6", "newer-pickle"],
+)
+def test_loads_what_mmengine_writes(tmp_path, settings):
     path = tmp_path / "checkpoint.pth"
-    torch.save(mmengine_checkpoint(), path, _use_new_zipfile_serialization=zipped)
+    torch.save(mmengine_checkpoint(), path, **settings)
     loaded = load_checkpoint_file(path)
     assert loaded["meta"] == dict(epoch=1, iter=2, seed=3, dataset_meta=dict(classes=("a", "b")))
     assert torch.equal(loaded["state_dict"]["weight"], torch.tensor([[0.0, 1.0], [2.0, 3.0]]))
@@ -73,23 +76,12 @@ def test_loads_what_mmengine_writes(tmp_path, zipped):
 def test_numpy_names_of_either_version(tmp_path, written, other):
     """numpy 2 writes numpy._core.multiarray.scalar, numpy 1 numpy.core.multiarray.scalar."""
     content = pickle.dumps(dict(scalar=np.float64(0.5), array=np.arange(3)), 2)
-    for module in ("numpy.core", "numpy._core"):
-        content = content.replace(f"c{module}.multiarray".encode(), b"cnumpy.MODULE.multiarray")
+    content = content.replace(f"numpy.{other}.".encode(), f"numpy.{written}.".encode())
     path = tmp_path / "numpy.pth"
-    write_archive(path, content.replace(b"MODULE", written.encode()))
+    path.write_bytes(archive(content, saved({})))
     loaded = load_checkpoint_file(path)
     assert loaded["scalar"] == 0.5
     assert loaded["array"].tolist() == [0, 1, 2]
-
-
-def write_archive(path: Path, pickled: bytes) -> None:
-    """A file of torch.save with a pickle of our own in it."""
-    buffer = io.BytesIO()
-    torch.save({}, buffer)
-    with zipfile.ZipFile(buffer) as template, zipfile.ZipFile(path, "w") as archive:
-        for name in template.namelist():
-            content = template.read(name)
-            archive.writestr(name, pickled if name.endswith("/data.pkl") else content)
 
 
 class Call:
@@ -104,17 +96,10 @@ class Call:
 
 def getattr_of(owner: str, name: str) -> bytes:
     """Pickle of ``getattr(owner, name)``, as a checkpoint may contain for HistoryBuffer."""
-    module, _, attribute = owner.rpartition(".")
-    return (
-        b"\x80\x02cbuiltins\ngetattr\n"
-        + f"c{module}\n{attribute}\n".encode()
-        + b"X"
-        + struct.pack("<I", len(name))
-        + name.encode()
-        + b"\x86R."
-    )
+    return b"\x80\x02" + Asm.call(Asm.name("builtins getattr"), Asm.name(owner), Asm.value(name))
 
 
+HISTORY = "mmengine.logging.history_buffer HistoryBuffer"
 ATTACKS = {
     "system": pickle.dumps(Call(os.system, "touch hacked"), 2),
     "eval": pickle.dumps(Call(eval, "open('hacked', 'w')"), 2),
@@ -123,15 +108,11 @@ ATTACKS = {
     "numpy-loader": pickle.dumps(Call(np.lib.npyio.NpzFile, "hacked"), 2),
     "torch-load": b"\x80\x02ctorch\nload\nX\x01\x00\x00\x00x\x85R.",
     "nested-name": b"\x80\x04\x8c\x08builtins\x94\x8c\x0cgetattr.call\x94\x93.",
-    "getattr-globals": getattr_of(
-        "mmengine.logging.history_buffer.HistoryBuffer.update", "__globals__"
-    ),
-    "getattr-private": getattr_of(
-        "mmengine.logging.history_buffer.HistoryBuffer", "__init_subclass__"
-    ),
-    "getattr-init": getattr_of("mmengine.logging.history_buffer.HistoryBuffer", "__init__"),
-    "getattr-of-ndarray": getattr_of("numpy.ndarray", "tofile"),
-    "getattr-of-dict": getattr_of("collections.OrderedDict", "__init__"),
+    "getattr-globals": getattr_of(f"{HISTORY}.update", "__globals__") + b".",
+    "getattr-private": getattr_of(HISTORY, "__init_subclass__") + b".",
+    "getattr-init": getattr_of(HISTORY, "__init__") + b".",
+    "getattr-of-ndarray": getattr_of("numpy ndarray", "tofile") + b".",
+    "getattr-of-dict": getattr_of("collections OrderedDict", "__init__") + b".",
 }
 
 
@@ -139,11 +120,10 @@ ATTACKS = {
 @pytest.mark.parametrize("kind", ["archive", "bare-pickle"])
 def test_attacks_run_nothing(attack, kind, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    if kind == "archive":
-        write_archive(tmp_path / "bad.pth", ATTACKS[attack])
-    else:
-        (tmp_path / "bad.pth").write_bytes(ATTACKS[attack])
-    with pytest.raises(CheckpointError, match=r"bad\.pth") as caught:
+    pickled = ATTACKS[attack]
+    Path("bad.pth").write_bytes(archive(pickled, saved({})) if kind == "archive" else pickled)
+    says = r"checkpoint bad\.pth was refused and nothing in it was run: it asks for "
+    with pytest.raises(CheckpointError, match=says) as caught:
         load_checkpoint_file("bad.pth")
     assert "\n" not in str(caught.value)
     assert os.listdir(tmp_path) == ["bad.pth"]
@@ -158,19 +138,9 @@ def test_the_attacks_would_work_on_plain_pickle(tmp_path, monkeypatch):
 
 
 def test_refusal_names_what_was_asked_for(tmp_path):
-    write_archive(tmp_path / "bad.pth", ATTACKS["eval"])
-    with pytest.raises(CheckpointError, match=r"was refused .*\beval\b"):
+    (tmp_path / "bad.pth").write_bytes(archive(ATTACKS["eval"], saved({})))
+    with pytest.raises(CheckpointError, match=r"it asks for 'builtins\.eval', which"):
         load_checkpoint_file(tmp_path / "bad.pth")
-
-
-def test_nothing_is_allowed_to_others(tmp_path):
-    """Other users of torch.load find it, and its list of allowed names, as they were."""
-    load = torch.load
-    torch.save(mmengine_checkpoint(), tmp_path / "checkpoint.pth")
-    load_checkpoint_file(tmp_path / "checkpoint.pth")
-    with pytest.raises(pickle.UnpicklingError):
-        torch.load(tmp_path / "checkpoint.pth", weights_only=True)
-    assert torch.load is load
 
 
 @pytest.mark.parametrize("cut", [0, 1, 10, 500, -1])
@@ -178,25 +148,34 @@ def test_truncated(tmp_path, cut):
     path = tmp_path / "checkpoint.pth"
     torch.save(mmengine_checkpoint(), path)
     path.write_bytes(path.read_bytes()[:cut])
-    with pytest.raises(CheckpointError, match=r"checkpoint\.pth"):
-        load_checkpoint_file(path)
+    for check in (check_checkpoint_file, load_checkpoint_file):
+        with pytest.raises(CheckpointError, match=r"checkpoint\.pth is (empty|cut off|not a file)"):
+            check(path)
+
+
+def test_no_file(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    places = {"nowhere": "does not exist", ".": "is a directory", "pipe": "is not a regular file"}
+    for name, says in places.items():
+        with pytest.raises(CheckpointError, match=says):
+            check_checkpoint_file(tmp_path / name)
 
 
 def test_changed_weight(tmp_path):
-    path = tmp_path / "checkpoint.pth"
-    torch.save(dict(weight=torch.full((8,), 1.5)), path)
+    """A checksum tells."""
     weight = struct.pack("<8f", *[1.5] * 8)
-    content = path.read_bytes()
+    content = saved(dict(weight=torch.full((8,), 1.5)))
     assert content.count(weight) == 1
+    path = tmp_path / "checkpoint.pth"
     path.write_bytes(content.replace(weight, weight[:-1] + b"\x00"))
-    with pytest.raises(CheckpointError, match="damaged"):
+    with pytest.raises(CheckpointError, match=r"no checkpoint: BadZipFile, .Bad CRC"):
         load_checkpoint_file(path)
 
 
 def test_torchscript_is_refused(tmp_path):
-    with zipfile.ZipFile(tmp_path / "script.pt", "w") as archive:
-        archive.writestr("script/data.pkl", b"\x80\x02}.")
-        archive.writestr("script/constants.pkl", b"\x80\x02).")
+    with zipfile.ZipFile(tmp_path / "script.pt", "w") as script:
+        script.writestr("script/data.pkl", b"\x80\x02}.")
+        script.writestr("script/constants.pkl", b"\x80\x02).")
     with pytest.raises(CheckpointError, match="TorchScript"):
         load_checkpoint_file(tmp_path / "script.pt")
 
@@ -207,115 +186,15 @@ def test_no_dict(tmp_path):
         load_checkpoint_file(tmp_path / "list.pth")
 
 
-def test_threads_load_at_once(tmp_path):
-    """Neither takes the other's names away, and torch.load stays as strict as it was."""
-    torch.save(mmengine_checkpoint(), tmp_path / "checkpoint.pth")
-    before = torch.load
-    install_safe_loading()
-
-    def load(_):
-        return load_checkpoint(str(tmp_path / "checkpoint.pth"))["meta"]["iter"]
-
-    with ThreadPoolExecutor(4) as pool:
-        assert list(pool.map(load, range(40))) == [2] * 40
-    assert torch.load is before
-    with pytest.raises(pickle.UnpicklingError):
-        torch.load(tmp_path / "checkpoint.pth", weights_only=True)
-
-
-def test_every_byte_is_read_once(tmp_path, monkeypatch):
-    """Checksums are compared while the contents are read, not before."""
-    path = tmp_path / "checkpoint.pth"
-    torch.save(dict(weight=torch.zeros(10_000)), path)
-    amounts = []
-
-    class Counting(io.FileIO):
-        def read(self, size=-1):
-            content = super().read(size)
-            amounts.append(len(content))
-            return content
-
-    monkeypatch.setattr(checkpoint, "open", lambda p, mode: Counting(p, "rb"), raising=False)
-    load_checkpoint_file(path)
-    # The directory of the archive is looked for at its end, in small steps.
-    assert 40_000 < sum(amounts) < path.stat().st_size + 2_000
-
-
-class Block(nn.Module):
-    """Two layers whose parameters have names and shapes in common."""
-
-    def __init__(self, outputs: int = 3):
-        super().__init__()
-        self.first = nn.Linear(4, 4)
-        self.second = nn.Linear(4, 4)
-        self.norm = nn.BatchNorm1d(4)
-        self.head = nn.Linear(4, outputs)
-
-
-def without(state: dict, start: str) -> dict:
-    return {name: value for name, value in state.items() if not name.startswith(start)}
-
-
-@pytest.mark.parametrize(
-    ("change", "lost"),
-    [
-        (lambda state: without(state, "second."), "2 of its 10 .* such as second.weight"),
-        (lambda state: without(state, "norm.running"), "2 of its 10 .* such as norm.running_mean"),
-        (lambda state: {**state, "head.bias": torch.zeros(5)}, "1 of its 10 .* such as head.bias"),
-        (lambda state: {}, "10 of its 10"),
-    ],
-    ids=["a-layer", "statistics", "another-shape", "all"],
-)
-def test_what_does_not_fit(change, lost):
-    """A layer of the same names and shapes elsewhere is no substitute."""
-    state = change(Block().state_dict())
-    with pytest.raises(CheckpointError, match=rf"x\.pth does not fit this model: {lost}"):
-        load_weights(Block(), dict(state_dict=state), "x.pth", logger=None)
-
-
-def test_what_fits(capsys):
-    """Whatever wraps the names, and what the model has no use for."""
-    source, model = Block(), Block()
-    state = {f"module.{name}": value for name, value in source.state_dict().items()}
-    del state["module.norm.num_batches_tracked"]
-    state["module.other.weight"] = torch.zeros(1)
-    load_weights(model, dict(state_dict=state), "x.pth", logger=None)
-    loaded = zip(model.parameters(), source.parameters(), strict=True)
-    assert all(torch.equal(ours, theirs) for ours, theirs in loaded)
-    assert capsys.readouterr().out == "checkpoint x.pth, of no use: 'other.weight'\n"
-
-
-def test_names_of_a_file_are_not_printed_as_they_are(capsys):
-    """Else they could clear the terminal or hide a line of the log."""
-    state = {**Block().state_dict(), "\x1b[2Jother\n": torch.zeros(1)}
-    load_weights(Block(), dict(state_dict=state), "x.pth", logger=None)
-    assert capsys.readouterr().out == "checkpoint x.pth, of no use: '\\x1b[2Jother\\n'\n"
-
-
-def test_fine_tuning_with_other_classes(capsys):
-    source, model = Block(3), Block(7)
-    head = model.head.weight.detach().clone()
-    load_weights(model, source.state_dict(), "x.pth", partly=True, logger=None)
-    assert torch.equal(model.first.weight, source.first.weight)
-    assert torch.equal(model.head.weight, head)
-    said = capsys.readouterr().out
-    assert said == "checkpoint x.pth, of another shape: 'head.weight', 'head.bias'\n"
-
-
-@pytest.mark.parametrize(
-    ("content", "says"),
-    [
-        (dict(model=Block().state_dict(), epoch=1), "'model' is a OrderedDict"),
-        (dict(state_dict=dict(a=Block().state_dict())), "'a' is a OrderedDict"),
-        (dict(state_dict=[1]), "holds no weights by name, but 'state_dict'"),
-        (dict(state_dict={1: torch.zeros(1)}), "holds no weights by name"),
-        (dict(state_dict=dict(a="text")), "'a' is a str"),
-    ],
-)
-def test_odd_checkpoints(content, says):
-    with pytest.raises(CheckpointError, match=says) as caught:
-        load_weights(Block(), content, "x.pth", partly=True)
-    assert "\n" not in str(caught.value)
+def test_an_archive_that_leads_before_its_start(tmp_path):
+    """Its directory says that it lies later than it does: the first entry's place is negative."""
+    content = bytearray(saved(dict(state_dict=dict(weight=torch.zeros(3)))))
+    place = content.rindex(b"PK\x06\x06") + 48  # of the 64-bit record that torch writes
+    (offset,) = struct.unpack_from("<Q", content, place)
+    struct.pack_into("<Q", content, place, offset + 2**40)
+    (tmp_path / "a.pth").write_bytes(content)
+    with pytest.raises(CheckpointError, match="cannot be read, it is damaged or no checkpoint"):
+        load_checkpoint_file(tmp_path / "a.pth")
 
 
 @pytest.fixture
@@ -328,18 +207,24 @@ def loaders():
     CheckpointLoader._schemes.update(before)
 
 
-def test_mmengine_loads_its_own(loaders, tmp_path):
+def test_threads_load_at_once(loaders, tmp_path):
+    """And torch.load, with its list of allowed names, stays as strict as it was."""
     torch.save(mmengine_checkpoint(), tmp_path / "checkpoint.pth")
-    loaded = loaders.load_checkpoint(str(tmp_path / "checkpoint.pth"), "cpu", logger=None)
-    assert loaded["message_hub"]["log_scalars"]["train/loss"].current() == 1.5
+    before = torch.load
+
+    def load(_):
+        return load_checkpoint(str(tmp_path / "checkpoint.pth"))["meta"]["iter"]
+
+    with ThreadPoolExecutor(4) as pool:
+        assert list(pool.map(load, range(40))) == [2] * 40
+    assert torch.load is before
+    with pytest.raises(pickle.UnpicklingError):
+        torch.load(tmp_path / "checkpoint.pth", weights_only=True)
 
 
-def test_pretrained_weights_are_weights(loaders, tmp_path):
-    """As a backbone's init_cfg loads them, by functions of mmengine."""
-    torch.save(dict(state_dict=[1]), tmp_path / "bad.pth")
-    init = PretrainedInit(str(tmp_path / "bad.pth"))
-    with pytest.raises(CheckpointError, match="holds no weights"):
-        init(Block())
+def test_every_place_of_mmengine_is_ours(loaders):
+    """None of mmengine's own loaders, which end in torch.load, is left."""
+    assert set(loaders._schemes.values()) == {checkpoint.load_from_mmdysample}
 
 
 @pytest.mark.parametrize("key", ["state_dict", "model", None])
@@ -356,22 +241,14 @@ def test_versions_of_pretrained_weights(loaders, tmp_path, key, versions):
     assert torch.equal(model[0].weight, source[0].weight)
 
 
-@pytest.mark.parametrize("content", [{1: torch.zeros(1)}, dict(model=5), dict(model={1: 2})])
+@pytest.mark.parametrize(
+    "content", [dict(state_dict=[1]), {1: torch.zeros(1)}, dict(model=5), dict(model={1: 2})]
+)
 def test_pretrained_weights_without_names(loaders, tmp_path, content):
+    """As a backbone's init_cfg loads them, by functions of mmengine."""
     torch.save(content, tmp_path / "bad.pth")
     with pytest.raises(CheckpointError, match="holds no weights"):
-        PretrainedInit(str(tmp_path / "bad.pth"))(Block())
-
-
-def test_every_place_of_mmengine_is_ours(loaders):
-    """None of mmengine's own loaders, which end in torch.load, is left."""
-    assert {loader.__module__ for loader in loaders._schemes.values()} == {checkpoint.__name__}
-
-
-def test_installing_twice_is_installing_once(loaders):
-    once = dict(loaders._schemes)
-    install_safe_loading()
-    assert loaders._schemes == once
+        PretrainedInit(str(tmp_path / "bad.pth"))(nn.Linear(1, 1))
 
 
 def test_http(loaders, tmp_path, monkeypatch):
@@ -379,7 +256,7 @@ def test_http(loaders, tmp_path, monkeypatch):
     served = tmp_path / "served"
     served.mkdir()
     torch.save(mmengine_checkpoint(), served / "good.pth")
-    write_archive(served / "bad.pth", ATTACKS["system"])
+    (served / "bad.pth").write_bytes(archive(ATTACKS["system"], saved({})))
     call = [sys.executable, "-u", "-m", "http.server", "0", "--bind", "127.0.0.1"]
     with subprocess.Popen(
         call, cwd=served, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
@@ -392,64 +269,49 @@ def test_http(loaders, tmp_path, monkeypatch):
             assert loaded["message_hub"]["log_scalars"]["train/loss"].current() == 1.5
             with pytest.raises(CheckpointError, match="refused"):
                 loaders.load_checkpoint(f"{url}/bad.pth", "cpu", logger=None)
+            with pytest.raises(CheckpointError, match=r"cannot be downloaded .*: download it "):
+                loaders.load_checkpoint(f"{url}/missing.pth", "cpu", logger=None)
         finally:
             server.terminate()
     assert not (served / "hacked").exists()
 
 
-@pytest.fixture
-def without_torchvision(loaders, monkeypatch) -> list[str]:
-    """The addresses that are asked for, on a machine without torchvision."""
-    fetched: list[str] = []
-
-    def fetch(filename, map_location=None):
-        fetched.append(filename)
-        return dict(weight=torch.zeros(1))
-
-    find = importlib.util.find_spec
-    monkeypatch.setattr(
-        importlib.util, "find_spec", lambda name: None if name == "torchvision" else find(name)
-    )
-    loaders.register_scheme(("http://", "https://"), loader=fetch, force=True)
-    return fetched
+RESNET = "https://download.pytorch.org/models/resnet50-0676ba61.pth"
+SHUFFLENET = "https://download.openmmlab.com/mmclassification/v0/shufflenet_v1/"
 
 
-@pytest.mark.parametrize("scheme", ["modelzoo", "torchvision"])
-def test_backbones_of_torchvision_without_it(scheme, without_torchvision):
+@pytest.mark.parametrize(
+    ("name", "url"),
+    [
+        ("torchvision://resnet50", RESNET),
+        ("modelzoo://resnet50", RESNET),
+        ("open-mmlab://resnet50_v1c", "https://download.openmmlab.com/pretrain/third_party/resn"),
+        ("openmmlab://regnetx_400mf", "https://download.openmmlab.com/pretrain/third_party/regn"),
+        ("mmcls://shufflenet_v1", SHUFFLENET),
+    ],
+)
+def test_names_of_lists(loaders, name, url, tmp_path, monkeypatch):
     """The backbones of mmdet's configs are named torchvision://resnet50 and so on."""
-    assert CheckpointLoader.load_checkpoint(f"{scheme}://resnet50").keys() == {"weight"}
-    assert without_torchvision == ["https://download.pytorch.org/models/resnet50-0676ba61.pth"]
+    asked = []
+    weights = {"backbone.weight": torch.ones(1), "head.weight": torch.zeros(1)}
+    torch.save(dict(state_dict=weights), tmp_path / "a.pth")
+    monkeypatch.setattr(checkpoint, "_download", lambda u: asked.append(u) or tmp_path / "a.pth")
+    loaded = loaders.load_checkpoint(name, logger=None)["state_dict"]
+    assert len(asked) == 1 and asked[0].startswith(url)
+    assert list(loaded) == (["weight"] if name.startswith("mmcls") else list(weights))
 
 
-def test_unknown_backbone_of_torchvision(without_torchvision):
-    with pytest.raises(CheckpointError, match=r"torchvision://resnet5.*did you mean 'resnet50'"):
-        CheckpointLoader.load_checkpoint("torchvision://resnet5")
-    assert without_torchvision == []
-
-
-def test_an_archive_that_leads_before_its_start(tmp_path):
-    """Its directory says that it lies later than it does: the first entry's place is negative."""
-    path = tmp_path / "a.pth"
-    torch.save(dict(state_dict=dict(weight=torch.zeros(3))), path)
-    content = bytearray(path.read_bytes())
-    place = content.rindex(b"PK\x06\x06") + 48  # of the 64-bit record that torch writes
-    (offset,) = struct.unpack_from("<Q", content, place)
-    struct.pack_into("<Q", content, place, offset + 2**40)
-    path.write_bytes(content)
-    with pytest.raises(CheckpointError, match="cannot be read, it is damaged or no checkpoint"):
-        load_checkpoint_file(path)
-
-
-@pytest.mark.parametrize("dtype", [torch.complex64, torch.int64, torch.bool], ids=str)
-def test_numbers_of_another_kind_do_not_fit(dtype):
-    model = torch.nn.Linear(3, 2)
-    state = dict(weight=torch.ones(2, 3, dtype=dtype), bias=torch.zeros(2))
-    with pytest.raises(CheckpointError, match=f"'weight' is {dtype} there and torch.float32 here"):
-        load_weights(model, dict(state_dict=state), "a.pth")
-
-
-def test_another_precision_fits():
-    model = torch.nn.Linear(3, 2)
-    state = dict(weight=torch.ones(2, 3).half(), bias=torch.zeros(2, dtype=torch.float64))
-    load_weights(model, dict(state_dict=state), "a.pth")
-    assert model.weight.dtype == torch.float32 and (model.weight == 1).all()
+@pytest.mark.parametrize(
+    ("place", "says"),
+    [
+        ("torchvision://resnet5", "torchvision://resnet5 .*did you mean 'resnet50'"),
+        ("open-mmlab://resnet50_caffe", "did you mean 'detectron2?/resnet50_caffe"),
+        ("pavi://model", "pavi://model: download the checkpoint, and give the file's path"),
+        ("petrel://bucket/a.pth", "petrel://bucket/a.pth: download"),
+        ("s3://bucket/a.pth", "s3://bucket/a.pth: download"),
+        ("https://localhost/", "https://localhost/ names no file"),
+    ],
+)
+def test_places_without_a_checkpoint(loaders, place, says):
+    with pytest.raises(CheckpointError, match=says):
+        loaders.load_checkpoint(place, logger=None)

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import io
-import itertools
 import json
 import random
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,8 +14,7 @@ import torch
 pytest.importorskip("mmdet", reason="needs mmdet: bash tools/setup_env.sh installs it")
 pytest.importorskip("mmseg", reason="needs mmseg: bash tools/setup_env.sh installs it")
 
-from mmdysample.engine.reader import read
-from tests.engine.mutations import KINDS, flipped, wrong_types
+from tests.engine.mutations import KINDS, flipped, replaced, saved, wrong_types
 from tests.engine.tiny import write_tiny_config
 from tests.engine.zygote import TEST, TRAIN
 
@@ -26,11 +24,11 @@ WITNESS = Path(__file__).with_name("witness.py")
 @pytest.fixture(scope="module")
 def good(zygote, tmp_path_factory) -> bytes:
     """A checkpoint that tools/train.py wrote after an epoch."""
-    folder = tmp_path_factory.mktemp("tiny")
-    config = write_tiny_config(folder / "config.py", train_cfg=dict(by_epoch=True, max_epochs=1))
-    result = zygote.run(TRAIN, config, "--work-dir", folder / "w", cwd=folder)
+    directory = tmp_path_factory.mktemp("tiny")
+    config = write_tiny_config(directory / "config.py", train_cfg=dict(by_epoch=True, max_epochs=1))
+    result = zygote.run(TRAIN, config, "--work-dir", directory / "w", cwd=directory)
     assert result.status == 0, result.stderr
-    return (folder / "w" / "epoch_1.pth").read_bytes()
+    return (directory / "w" / "epoch_1.pth").read_bytes()
 
 
 def outcomes(zygote, directory: Path, cases: list[dict]) -> list[str]:
@@ -41,100 +39,12 @@ def outcomes(zygote, directory: Path, cases: list[dict]) -> list[str]:
     return json.loads((directory / "job.json.results").read_text())
 
 
-def wrong(told: dict, refusals: tuple[str, ...]) -> dict:
+def wrong(told: dict[Any, str], *refusals: str) -> dict[Any, str]:
     """The cases that did not load and did not get one sentence either."""
     return {
         name: outcome
         for name, outcome in told.items()
         if outcome != "loaded" and (not outcome.startswith(refusals) or "\n" in outcome)
-    }
-
-
-@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
-def test_changed_checkpoints(kind, good, zygote, tmp_path):
-    """What loads is compared with nothing: it may be any data. Of values of other types it is for
-    a resumed run to say what it takes."""
-    config = write_tiny_config(tmp_path / "config.py")
-    cases = []
-    for number, content in enumerate(kind(good, random.Random(kind.__name__))):
-        path = tmp_path / f"{number}.pth"
-        path.write_bytes(content)
-        resumed = kind is wrong_types
-        cases.append(dict(resume=[str(config), str(path)]) if resumed else dict(load=str(path)))
-    (tmp_path / "work_dir").mkdir()
-    before = sorted(tmp_path.iterdir())
-    told = outcomes(zygote, tmp_path, cases)
-    assert len(told) == len(cases) == KINDS[kind]
-    assert wrong(dict(enumerate(told)), ("checkpoint ",)) == {}
-    left = sorted(tmp_path.iterdir())
-    assert [path for path in left if path not in before and "job.json" not in path.name] == []
-    refused = sum(outcome != "loaded" for outcome in told)
-    assert len(told) / 4 < refused <= len(told)
-
-
-def hostile(good: bytes, canary: Path) -> dict[str, dict]:
-    """Contents that are well-formed and want to act, or are of the wrong kind; by what they try."""
-    program = f"open({str(canary / 'ran')!r}, 'w')\nmodel = dict(type='TinyModel')\n"
-
-    def made(*path, value) -> dict:
-        changed = read(io.BytesIO(good), len(good))
-        owner = changed
-        for step in path[:-1]:
-            owner = owner[step]
-        owner[path[-1]] = value
-        return changed
-
-    def info(**values) -> dict:
-        changed = read(io.BytesIO(good), len(good))
-        changed["message_hub"]["runtime_info"].update(best_score=-1.0, **values)
-        return changed
-
-    state = ("optimizer", "state", 0)
-    group = ("optimizer", "param_groups", 0)
-    weight = ("state_dict", "layer.weight")
-    nested = read(io.BytesIO(good), len(good))
-    return {
-        "config-is-run": made("meta", "config", value=program),
-        "cfg-is-run": info(cfg=program),
-        "best-is-a-directory": info(best_ckpt=str(canary)),
-        "best-is-a-file": info(best_ckpt=str(canary / "precious")),
-        "last-is-a-file": info(last_ckpt=str(canary / "precious")),
-        "kept-are-elsewhere": info(keep_ckpt_ids=[f"../{canary}/precious"]),
-        "kept-are-many": info(keep_ckpt_ids=["../" * 5, 1, 2, 3]),
-        "kept-is-a-number": info(keep_ckpt_ids=7),
-        "epoch-is-text": made("meta", "epoch", value="1"),
-        "epoch-is-negative": made("meta", "epoch", value=-1),
-        "epochs-without-end": made("meta", "epoch", value=10**9),
-        "iteration-is-huge": made("meta", "iter", value=2**31 - 1),
-        "seed-is-text": made("meta", "seed", value="1"),
-        "seed-is-huge": made("meta", "seed", value=2**40),
-        "meta-is-a-list": made("meta", value=[1]),
-        "classes-are-arrays": made("meta", "dataset_meta", value=dict(classes=[np.arange(3)] * 2)),
-        "hub-is-a-list": made("message_hub", value=[]),
-        "info-is-text": made("message_hub", "runtime_info", value="text"),
-        "no-epochs": info(max_epochs=0),
-        "score-is-text": info(best_score_x="text"),
-        "scalars-are-numbers": made("message_hub", "log_scalars", value={"train/loss": 1}),
-        "optimizer-is-a-list": made("optimizer", value=[]),
-        "another-optimizer": made(*group, "betas", value=None),
-        "betas-beyond": made(*group, "betas", value=(3.0, 3.0)),
-        "rate-is-text": made(*group, "lr", value="fast"),
-        "groups-are-none": made("optimizer", "param_groups", value=[]),
-        "switches": made(*group, "capturable", value=True),
-        "moment-of-another-shape": made(*state, "exp_avg", value=torch.zeros(7)),
-        "moment-is-missing": made("optimizer", "state", value={0: {}}),
-        "moment-of-nothing": made("optimizer", "state", value={99: {}}),
-        "step-is-an-array": made(*state, "step", value=np.zeros(3)),
-        "schedulers-are-none": made("param_schedulers", value=[]),
-        "scheduler-without-numbers": made("param_schedulers", value=[dict(step=1, optimizer=2)]),
-        "weights-are-text": made(*weight, value="text"),
-        "weights-of-another-shape": made(*weight, value=torch.zeros(5)),
-        "weights-are-an-array": made("state_dict", value=np.zeros(3)),
-        "weights-are-nested": dict(state_dict=dict(model=nested["state_dict"])),
-        "weights-under-another-name": dict(model=nested["state_dict"]),
-        "names-are-numbers": dict(state_dict={1: torch.zeros(1)}),
-        "ema-is-text": made("ema_state_dict", value=dict(a="text")),
-        "nothing": {},
     }
 
 
@@ -155,54 +65,127 @@ def test_the_witness_sees(zygote, tmp_path):
     assert told == ["acted", "acted", "died", "crashed", "loaded"]
 
 
-def call(way: str, config: Path, directory: Path) -> dict:
-    """How a checkpoint in a work dir is used."""
-    path = directory / "epoch_1.pth"
-    if way == "inferencer":
-        return dict(infer=[str(config), str(path)])
-    arguments = {
-        "resume": (TRAIN, config, "--resume"),
-        "load_from": (TRAIN, config, "--cfg-options", f"load_from={path}"),
-        "test": (TEST, config, path),
-    }[way]
-    # A run that does not resume wants a work dir without checkpoints.
-    work_dir = directory / "new" if way == "load_from" else directory
-    argv = [str(part) for part in (*arguments, "--work-dir", work_dir)]
-    return dict(argv=argv, cwd=str(directory))
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
+def test_changed_checkpoints(kind, good, zygote, tmp_path):
+    """What loads is compared with nothing: it may be any data."""
+    cases = []
+    for number, content in enumerate(kind(good, random.Random(kind.__name__))):
+        path = tmp_path / f"{number}.pth"
+        path.write_bytes(content)
+        cases.append(dict(load=str(path)))
+    told = outcomes(zygote, tmp_path, cases)
+    assert wrong(dict(enumerate(told)), "checkpoint ") == {}
+    assert len(list(tmp_path.iterdir())) == len(cases) + 2
+    assert len(cases) / 4 < sum(outcome != "loaded" for outcome in told)
 
 
+def well_formed(good: bytes, canary: Path) -> dict[str, bytes]:
+    """What wants to act in a run, or is of the wrong kind; by what it tries."""
+    program = f"open({str(canary / 'ran')!r}, 'w')\nmodel = dict(type='TinyModel')\n"
+    info = ("message_hub", "runtime_info")
+    group = ("optimizer", "param_groups", 0)
+    state = ("optimizer", "state", 0)
+    changes = {
+        "config-is-run": ("meta", "config", program),
+        "cfg-is-run": (*info, "cfg", program),
+        "best-is-a-directory": (*info, "best_ckpt", str(canary)),
+        "best-is-a-file": (*info, "best_ckpt", str(canary / "precious")),
+        "last-is-a-file": (*info, "last_ckpt", str(canary / "precious")),
+        "kept-are-elsewhere": (*info, "keep_ckpt_ids", [f"../{canary}/precious"]),
+        "kept-is-a-number": (*info, "keep_ckpt_ids", 7),
+        "epoch-is-text": ("meta", "epoch", "1"),
+        "epoch-is-negative": ("meta", "epoch", -1),
+        "epochs-without-end": ("meta", "epoch", 10**9),
+        "iteration-is-huge": ("meta", "iter", 2**31 - 1),
+        "seed-is-huge": ("meta", "seed", 2**40),
+        "meta-is-a-list": ("meta", [1]),
+        "classes-are-arrays": ("meta", "dataset_meta", dict(classes=[np.arange(3)] * 2)),
+        "hub-is-a-list": ("message_hub", []),
+        "no-epochs": (*info, "max_epochs", 0),
+        "score-is-text": (*info, "best_score_x", "text"),
+        "scalars-are-numbers": ("message_hub", "log_scalars", {"train/loss": 1}),
+        "optimizer-is-a-list": ("optimizer", []),
+        "another-optimizer": (*group, "betas", None),
+        "betas-beyond": (*group, "betas", (3.0, 3.0)),
+        "rate-is-text": (*group, "lr", "fast"),
+        "groups-are-none": ("optimizer", "param_groups", []),
+        "switches": (*group, "capturable", True),
+        "moment-of-another-shape": (*state, "exp_avg", torch.zeros(7)),
+        "moment-is-missing": ("optimizer", "state", {0: {}}),
+        "moment-of-nothing": ("optimizer", "state", {99: {}}),
+        "step-is-an-array": (*state, "step", np.zeros(3)),
+        "schedulers-are-none": ("param_schedulers", []),
+        "scheduler-without-numbers": ("param_schedulers", [dict(step=1, optimizer=2)]),
+        "weights-are-text": ("state_dict", "layer.weight", "text"),
+        "weights-of-another-shape": ("state_dict", "layer.weight", torch.zeros(5)),
+        "weights-are-an-array": ("state_dict", np.zeros(3)),
+        "names-are-numbers": ("state_dict", {1: torch.zeros(1)}),
+        "averages-are-text": ("ema_state_dict", dict(a="text")),
+        "averages-of-another-shape": ("ema_state_dict", {"module.layer.bias": torch.zeros(9)}),
+    }
+    return {
+        **{name: replaced(good, *path, value=value) for name, (*path, value) in changes.items()},
+        "weights-under-another-name": saved(dict(model=dict(a=torch.zeros(1)))),
+        "nothing": saved({}),
+    }
+
+
+def test_resumed_in_memory(good, zygote, tmp_path):
+    """Values of other types: a resumed run says which it takes, and trains with those."""
+    contents = well_formed(good, tmp_path / "CANARY")
+    contents |= {str(n): c for n, c in enumerate(wrong_types(good, random.Random("wrong types")))}
+    config = write_tiny_config(tmp_path / "config.py")
+    cases = []
+    for name, content in contents.items():
+        (tmp_path / f"{name}.pth").write_bytes(content)
+        cases.append(dict(resume=[str(config), str(tmp_path / f"{name}.pth")]))
+    told = dict(zip(contents, outcomes(zygote, tmp_path, cases), strict=True))
+    assert wrong(told, "checkpoint ") == {}
+    taken = ("config-is-run", "best-is-a-directory", "kept-are-elsewhere", "switches")
+    assert {name: told[name] for name in taken} == dict.fromkeys(taken, "loaded")
+    for name in ("epoch-is-text", "another-optimizer", "weights-are-an-array", "rate-is-text"):
+        assert told[name].startswith("checkpoint ")
+    assert len(told) / 4 < sum(outcome != "loaded" for outcome in told.values())
+
+
+@pytest.mark.slow
 def test_through_the_tools(good, zygote, tmp_path):
-    """Each is resumed from, and used in one other way."""
+    """Those that name paths and programs, and some that are damaged."""
     canary = tmp_path / "CANARY"
     canary.mkdir()
     (canary / "precious").write_text("a user's")
-    config = write_tiny_config(tmp_path / "config.py")
-    contents = {name: saved(content) for name, content in hostile(good, canary).items()}
-    contents |= {f"bits-{number}": content for number, content in enumerate(some_flipped(good))}
+    config = write_tiny_config(tmp_path / "config.py", custom_hooks=[dict(type="EMAHook")])
+    contents = well_formed(good, canary)
+    resumed = [*list(contents)[:8], "epochs-without-end", "hub-is-a-list", "weights-are-text"]
+    resumed.append("averages-of-another-shape")
+    damaged = list(flipped(good, random.Random(0)))
+    contents |= {"damaged": damaged[2], "cut off": damaged[-1]}
+
+    def place(name: str, how: str) -> tuple[Path, Path]:
+        directory = tmp_path / f"{name}-{how}"
+        directory.mkdir()
+        (directory / "epoch_1.pth").write_bytes(contents[name])
+        return directory, directory / "epoch_1.pth"
+
     cases = {}
-    for name, others in zip(contents, itertools.cycle(("load_from", "test", "inferencer"))):
-        for way in ("resume", others):
-            directory = tmp_path / f"{name}-{way}"
-            directory.mkdir()
-            (directory / "epoch_1.pth").write_bytes(contents[name])
-            cases[f"{name}-{way}"] = call(way, config, directory)
+    for name in (*resumed, "damaged", "cut off"):
+        directory, _ = place(name, "resume")
+        argv = [TRAIN, config, "--resume", "--work-dir", directory]
+        cases[f"{name}-resume"] = dict(argv=[*map(str, argv)], cwd=str(directory))
+    for name in ("config-is-run", "weights-of-another-shape", "damaged"):
+        directory, path = place(name, "load_from")
+        argv = [TRAIN, config, "--cfg-options", f"load_from={path}", "--work-dir", directory / "w"]
+        cases[f"{name}-load_from"] = dict(argv=[*map(str, argv)], cwd=str(directory))
+        directory, path = place(name, "test")
+        argv = [TEST, config, path, "--work-dir", directory]
+        cases[f"{name}-test"] = dict(argv=[*map(str, argv)], cwd=str(directory))
+        directory, path = place(name, "infer")
+        cases[f"{name}-infer"] = dict(infer=[str(config), str(path)], cwd=str(directory))
     told = dict(zip(cases, outcomes(zygote, tmp_path, list(cases.values())), strict=True))
-    refusals = ("error: checkpoint ", "error: none of the checkpoints ", "error: --resume: ")
-    assert wrong(told, refusals) == {}
+    # The tools print "error: " before the sentence.
+    refusals = ("checkpoint ", "none of the checkpoints ", "--resume: ")
+    assert wrong(told, *refusals, *(f"error: {each}" for each in refusals)) == {}
     assert [path.name for path in canary.iterdir()] == ["precious"]
-    # What is taken and what is refused.
-    for name in ("config-is-run", "best-is-a-directory", "kept-are-elsewhere", "switches"):
+    for name in ("config-is-run", "best-is-a-directory", "kept-are-elsewhere"):
         assert told[f"{name}-resume"] == "loaded"
         assert (tmp_path / f"{name}-resume" / "epoch_2.pth").exists()
-    for name in ("epoch-is-text", "another-optimizer", "weights-are-nested", "rate-is-text"):
-        assert told[f"{name}-resume"] != "loaded"
-
-
-def some_flipped(good: bytes) -> list[bytes]:
-    return list(flipped(good, random.Random(0)))[80:200:30]
-
-
-def saved(content: dict) -> bytes:
-    file = io.BytesIO()
-    torch.save(content, file)
-    return file.getvalue()

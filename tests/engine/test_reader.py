@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import pickle
+from collections import Counter
 from typing import Any
 
 import pytest
@@ -12,18 +13,55 @@ import torch
 pytest.importorskip("mmengine", reason="needs mmengine: bash tools/setup_env.sh installs it")
 
 from mmdysample.engine.reader import read
-from tests.engine.mutations import archive
+from mmdysample.engine.unpickler import Refused
+from tests.engine.mutations import archive, saved
+
+FORMATS = pytest.mark.parametrize("zipped", [True, False], ids=["archive", "before-1.6"])
+
+
+def read_bytes(content: bytes) -> Any:
+    return read(io.BytesIO(content), len(content))
 
 
 def reread(content: Any, zipped: bool = True) -> Any:
-    file = io.BytesIO()
-    torch.save(content, file, _use_new_zipfile_serialization=zipped)
-    file.seek(0)
-    return read(file, len(file.getvalue()))
+    return read_bytes(saved(content, _use_new_zipfile_serialization=zipped))
 
 
-@pytest.mark.parametrize("bits", [128, 1000, 3000, 20_000])
-@pytest.mark.parametrize("zipped", [True, False])
+@FORMATS
+def test_tensors_of_every_kind(zipped):
+    dtypes = (torch.float64, torch.float16, torch.bfloat16, torch.int8, torch.bool, torch.complex64)
+    tensors = [torch.tensor([[0, 1, 1], [1, 0, 1]], dtype=dtype) for dtype in dtypes]
+    tensors += [torch.zeros(0, 3), torch.tensor(3), torch.arange(6).view(2, 3).t()[1:]]
+    loaded = reread(tensors, zipped)
+    assert [each.dtype for each in loaded] == [each.dtype for each in tensors]
+    assert all(torch.equal(a, b) for a, b in zip(loaded, tensors, strict=True))
+
+
+@FORMATS
+def test_what_is_shared_stays_so(zipped):
+    """Also a parameter, which is one afterwards."""
+    whole = torch.nn.Parameter(torch.arange(4.0))
+    part, loaded = reread([whole.detach()[1:], whole], zipped)
+    assert part.tolist() == [1, 2, 3] and isinstance(loaded, torch.nn.Parameter)
+    part[0] = 7
+    assert loaded.tolist() == [0, 7, 2, 3]
+
+
+@FORMATS
+def test_containers(zipped):
+    content = dict(a=[1, (2.5, None)], b={3: True, "c": Counter({5: 1})}, d=b"", e=b"\xff", f="é")
+    loaded = reread(content, zipped)
+    assert loaded == content and isinstance(loaded["b"]["c"], Counter)
+
+
+@FORMATS
+def test_numbers_up_to_128_bits(zipped):
+    numbers = [0, -1, 2**31, 2**63, -(2**63), 2**128 - 1, -(2**128) + 1, True]
+    assert reread(numbers, zipped) == numbers
+
+
+@FORMATS
+@pytest.mark.parametrize("bits", [128, 1000, 20_000])
 def test_large_numbers(bits, zipped):
     """Beyond 1024 bits they are no floats, beyond 2040 written in another way, and beyond 14,284
     Python does not write them as text."""
@@ -32,23 +70,19 @@ def test_large_numbers(bits, zipped):
             reread(value, zipped)
 
 
-@pytest.mark.parametrize("code", ["I{}\n", "L{}L\n"])
-def test_large_numbers_as_text(code):
-    file = io.BytesIO()
-    torch.save({}, file)
-    pickled = code.format(2**128).encode() + b"."
-    content = archive(pickled, file.getvalue())
-    with pytest.raises(pickle.UnpicklingError, match="more than 128 bits"):
-        read(io.BytesIO(content), len(content))
+@pytest.mark.parametrize("pickled", [b"I3\n.", b"L3L\n.", b"\x93.", b"(i\n\n.", b"\x8f."])
+def test_instructions_that_torch_does_not_write(pickled):
+    with pytest.raises((KeyError, IndexError)):
+        read_bytes(archive(pickled, saved({})))
 
 
-@pytest.mark.parametrize("zipped", [True, False])
-def test_numbers_up_to_128_bits(zipped):
-    numbers = [0, -1, 2**31, 2**63, -(2**63), 2**128 - 1, -(2**128) + 1, True]
-    assert reread(numbers, zipped) == numbers
+@pytest.mark.parametrize("value", [torch.float32, torch.Size([1]), {1}, 1j, torch.device("cpu")])
+def test_what_no_checkpoint_holds(value):
+    with pytest.raises(Refused):
+        reread([value])
 
 
-@pytest.mark.parametrize("zipped", [True, False])
+@FORMATS
 def test_expanded_tensors(zipped):
     """They hold a number once, however often it is seen."""
     expanded = torch.full((1,), 1.5).expand(3, 1000)
@@ -70,3 +104,31 @@ def test_views_with_other_values_than_their_storage(view):
     with pytest.raises(pickle.UnpicklingError, match="conjugate or negative view"):
         reread(view)
     assert torch.equal(reread(view.resolve_conj().resolve_neg()), view)
+
+
+@pytest.mark.parametrize("value", [0, (), {}], ids=str)
+def test_nesting(value):
+    shallow = deep = value
+    for _ in range(90):
+        shallow = [shallow]
+    for _ in range(110):
+        deep = {"a": (deep,)}
+    assert reread(shallow) == shallow
+    with pytest.raises(pickle.UnpicklingError, match="nested too deeply"):
+        reread(deep)
+
+
+def test_the_same_containers_many_times():
+    value = [0] * 1000
+    for _ in range(5):
+        value = [value] * 1000
+    with pytest.raises(pickle.UnpicklingError, match="too many values"):
+        reread(value)
+
+
+def test_other_byte_orders():
+    legacy = saved({}, _use_new_zipfile_serialization=False)
+    assert legacy.count(b"little_endian") == 1
+    at = legacy.index(b"\x88", legacy.index(b"little_endian"))  # True
+    with pytest.raises(pickle.UnpicklingError, match="its byte order"):
+        read_bytes(legacy[:at] + b"\x89" + legacy[at + 1 :])
