@@ -17,7 +17,7 @@ from mmengine.dataset import Compose
 from mmengine.registry import DefaultScope
 
 from mmdysample.engine.errors import sentence_of
-from mmdysample.engine.seeding import PlacedDataset
+from mmdysample.engine.seeding import loaded_by_place
 from mmdysample.mmdet import CheckedCocoPanopticDataset, LoadPanopticSegments
 from mmdysample.mmdet.panoptic.segments import id_to_rgb, rgb_to_id
 from tests.mmdet.panoptic_data import CATEGORIES, META, Picture, draw_pictures, write
@@ -149,7 +149,7 @@ def test_wrong_files_are_told_in_a_sentence(tmp_path, spoil, expected):
     paths = dict(png=f"{root}/segments/001.png", jpg=f"{root}/images/001.jpg")
     # As the tools' data loaders hand it to the user.
     with pytest.raises(Exception) as caught:
-        PlacedDataset(make_dataset(root))[0]
+        loaded_by_place(make_dataset(root)).__getitems__([0])
     assert sentence_of(caught.value) == expected.format(**paths)
 
 
