@@ -27,9 +27,7 @@ fi
 TOOLS=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1} MKL_NUM_THREADS=${MKL_NUM_THREADS:-1}
 export PYTHONPATH="$TOOLS/..${PYTHONPATH:+:$PYTHONPATH}"
-# --command: for the line that says how to continue after a process was killed.
-exec "${PYTHON:-python}" -m mmdysample.engine.launch \
-    --command="$(($# + 2))" bash "$0" "$@" \
+exec "${PYTHON:-python}" -m torch.distributed.run \
     --nnodes="$NNODES" \
     --nproc-per-node="$GPUS" \
     "${RENDEZVOUS[@]}" \

@@ -20,7 +20,7 @@ from mmdysample.engine.config import (
     set_work_dir,
 )
 from mmdysample.engine.distributed import is_first_process, leave_process_group
-from mmdysample.engine.errors import add_hint, command_to_continue, doing, run_tool
+from mmdysample.engine.errors import doing, is_rank_zero, run_tool
 from mmdysample.engine.families import family_of
 from mmdysample.engine.lock import only_run_in
 from mmdysample.engine.record import record_start
@@ -74,12 +74,9 @@ def train(cfg: Config, args: Namespace) -> None:
         record_start(runner, args.config)
         with doing(f"training {args.config}"):
             runner.train()
-    except (KeyboardInterrupt, OSError) as error:
-        if can_continue(cfg):
-            again = command_to_continue(["python", *sys.argv])
-            if args.launcher != "none":
-                again = "the same command with --resume"
-            add_hint(error, f"to continue: {again}")
+    except (KeyboardInterrupt, OSError):
+        if is_rank_zero() and can_continue(cfg):
+            print("\nto continue: the same command with --resume", file=sys.stderr)
         raise
 
 

@@ -3,8 +3,8 @@
 reader.py       reads the files of torch.save, in which nothing can run
 checkpoint.py   checkpoints from whatever place, into a model that they fit
 atomic.py       files are written whole or not at all
-hooks.py        checkpoints are written whole; randomness is a function of the iteration
-seeding.py      every sample's randomness is a function of its place in the run
+hooks.py        an old checkpoint goes only when the new one is on the disk
+seeding.py      the randomness of samples and iterations is a function of their place in the run
 nonfinite.py    a run whose loss or weights are not finite stops
 lock.py         one training run a work dir
 checks/         a config is checked before anything is built from it
@@ -12,8 +12,7 @@ data.py         a data set is checked before it is read, by the three below
 annotations.py  annotation files in COCO's formats
 images.py       image files, before they are decoded
 labels.py       label maps when they are read, and which images a directory holds
-resume.py       which checkpoint a run continues from
-restore.py      what a resumed run takes from it
+resume.py       what --resume does
 runner.py       the Runner that puts these together
 arguments.py    the command line that the tools share
 options.py      --cfg-options
@@ -23,6 +22,5 @@ outputs.py      the tools write away from the data, a test to what is new
 dump.py         predictions are written whole or not at all
 draw.py         a segmentor's predictions are drawn away from the run's records
 distributed.py  launchers and process groups, also without a GPU
-launch.py       torchrun, with the sentence and status of its processes
 errors.py       a user's error is one sentence
 """

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import fcntl
 import os
 import re
 import secrets
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,7 +14,6 @@ from mmdysample.errors import UserError
 
 DRAFT_SUFFIX = ".tmp"
 _RANDOM_BYTES = 8
-_MAX_LINKS = 40  # as Linux
 
 
 @contextlib.contextmanager
@@ -26,17 +23,13 @@ def replacing(path: str | os.PathLike, suffix: str = DRAFT_SUFFIX) -> Iterator[P
     The draft lies beside ``path`` under a name that nothing else has, and gets its permissions. A
     kill at any moment leaves the earlier ``path`` as it was; at worst the draft, which ends in
     ``suffix``, stays behind. Symbolic links are followed: the file that they lead to is replaced.
-    A device or a pipe is not replaced: the finished draft is written to it.
+
+    Raises:
+        UserError: ``path`` is a directory, a device or a pipe.
     """
-    target = _regular_file(path)
-    if target is None:
-        with tempfile.TemporaryDirectory() as directory:
-            draft = Path(directory) / Path(path).name
-            yield draft
-            # Appended: /dev/stdout may be a file that holds something already.
-            with open(path, "ab") as file:
-                file.write(draft.read_bytes())
-        return
+    target = Path(os.path.realpath(path))
+    if target.exists() and not target.is_file():
+        raise UserError(f"{path} is not a regular file")
     draft = target.with_name(f"{target.name}.{secrets.token_hex(_RANDOM_BYTES)}{suffix}")
     descriptor = os.open(draft, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
     try:
@@ -47,8 +40,10 @@ def replacing(path: str | os.PathLike, suffix: str = DRAFT_SUFFIX) -> Iterator[P
             os.chmod(draft, target.stat().st_mode & 0o7777)
         _flush_to_disk(draft)
         os.replace(draft, target)
-    except BaseException:
+    except BaseException as error:
         draft.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.filename in (None, str(draft)):
+            error.filename = str(path)
         raise
     finally:
         os.close(descriptor)
@@ -84,39 +79,24 @@ def check_writable(path: str | os.PathLike, option: str) -> None:
         option: the argument that gave it, such as ``--csv``, for the sentence.
 
     Raises:
-        UserError: it is a directory or not writable, or the directory that it is to be in is
-            missing or not writable.
+        UserError: it is something else than a regular file, or not writable, or the directory that
+            it is to be in is missing or not writable.
     """
     if Path(path).is_dir():
         raise UserError(f"{option} {path} is a directory: give the name of a file")
-    if os.path.exists(path) and not os.access(path, os.W_OK):
-        raise UserError(f"{option} {path} is not writable")
-    target = _regular_file(path)
-    if target is None:
-        return
-    if option == "--csv" and target.exists() and target.suffix != ".csv":
-        raise UserError(f"{option} {path} exists and is not a .csv file: give a new name")
-    directory = target.absolute().parent
+    if os.path.exists(path):
+        if not os.path.isfile(path):
+            raise UserError(f"{option} {path} is not a regular file")
+        if not os.access(path, os.W_OK):
+            raise UserError(f"{option} {path} is not writable")
+        if option == "--csv" and Path(path).suffix != ".csv":
+            raise UserError(f"{option} {path} exists and is not a .csv file: give a new name")
+    directory = Path(os.path.realpath(path)).parent
     if not directory.is_dir():
         what = "is not a directory" if directory.exists() else "does not exist"
         raise UserError(f"{option} {path}: {directory} {what}")
     if not os.access(directory, os.W_OK | os.X_OK):
         raise UserError(f"{option} {path}: the directory {directory} is not writable")
-
-
-def _regular_file(path: str | os.PathLike) -> Path | None:
-    """The file, perhaps a new one, that symbolic links lead to; None for a device or a pipe."""
-    path = Path(path)
-    if path.exists() and not path.is_file():
-        return None
-    for _ in range(_MAX_LINKS):
-        if not path.is_symlink():
-            return path
-        # /dev/stdout leads to what this process has open: a file there must be written on, too.
-        if path.parent.resolve().parts[1:2] in (("dev",), ("proc",)):
-            return None
-        path = path.parent / path.readlink()
-    raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), str(path))
 
 
 def _lock(descriptor: int) -> bool:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import errno
 import os
-import shlex
 import sys
 import time
 import traceback
@@ -62,10 +61,9 @@ def run_tool(main: Callable[[], int | None]) -> int:
 
 
 def _tell(error: BaseException) -> int:
-    interrupt = _interrupt(error)
-    if interrupt is not None:
+    if _is_interrupt(error):
         if is_rank_zero():
-            print(f"\ninterrupted{_hint(interrupt)}", file=sys.stderr, flush=True)
+            print("\ninterrupted", file=sys.stderr, flush=True)
         return INTERRUPTED_STATUS
     sentence = sentence_of(error)
     debug = os.environ.get(DEBUG_VARIABLE, "0") not in ("", "0")
@@ -76,7 +74,9 @@ def _tell(error: BaseException) -> int:
         text = f"a bug or an unforeseen failure{f' while {where}' if where else ''}"
         print(f"error: {text}; the traceback above says where", file=sys.stderr, flush=True)
         return BUG_STATUS
-    _leave_to_rank_zero()
+    if not is_rank_zero():
+        # All processes of a run mostly fail alike: the first one is given the time to say so alone.
+        time.sleep(SECONDS_LEFT_TO_RANK_ZERO)
     print(f"error: {sentence}", file=sys.stderr, flush=True)
     return USER_ERROR_STATUS
 
@@ -94,56 +94,19 @@ def sentence_of(error: BaseException) -> str | None:
             name = f"{type(link).__module__}.{type(link).__qualname__}: "
             return " ".join(str(link).rpartition(name)[2].split())
         if isinstance(link, OSError) and link.errno in OUT_OF_SPACE:
-            return f"no space left to write {link.filename or 'a file'}{_hint(link)}"
+            return f"no space left to write {link.filename or 'a file'}"
         link = link.__cause__
     return None
 
 
-def _interrupt(error: BaseException) -> BaseException | None:
-    """The interrupt that ``error`` is or came of: a bare ``except`` makes anything of it."""
+def _is_interrupt(error: BaseException) -> bool:
+    """Whether it is an interrupt or came in the midst of one, as the end of a worker does."""
     link: BaseException | None = error
     while link is not None and not isinstance(link, KeyboardInterrupt):
         link = link.__cause__ or link.__context__
-    return link
-
-
-def add_hint(error: BaseException, hint: str) -> None:
-    """Add to an interrupt or a full disk what the user can do about it."""
-    # As `add_note` does, which Python 3.10 does not have.
-    error.__notes__ = [*getattr(error, "__notes__", []), hint]
-
-
-def _hint(error: BaseException) -> str:
-    return "".join(f"; {note}" for note in getattr(error, "__notes__", []))
-
-
-def command_to_continue(words: list[str]) -> str:
-    """The command line that goes on with the run that ``words`` started.
-
-    It has all of its options. The checkpoint that its ``--resume`` may name gives way to the newest
-    one.
-    """
-    kept: list[str] = []
-    may_be_checkpoint = False
-    for word in words:
-        option, equals, _ = word.partition("=")
-        # argparse takes an option's beginning for the option.
-        if len(option) > 2 and "--resume".startswith(option):
-            may_be_checkpoint = not equals
-        elif may_be_checkpoint and not word.startswith("-"):
-            may_be_checkpoint = False
-        else:
-            may_be_checkpoint = False
-            kept.append(word)
-    return shlex.join([*kept, "--resume"])
+    return link is not None
 
 
 def is_rank_zero() -> bool:
     # The process group, which would know, may be what has failed.
     return os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0")) == "0"
-
-
-def _leave_to_rank_zero() -> None:
-    """All processes of a run mostly fail alike: give the first one the time to say so alone."""
-    if not is_rank_zero():
-        time.sleep(SECONDS_LEFT_TO_RANK_ZERO)

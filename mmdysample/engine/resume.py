@@ -1,13 +1,39 @@
-"""Which checkpoint a run continues from."""
+"""What ``--resume`` does, in the order in which it happens.
+
+1. A checkpoint is chosen (`newest_checkpoint`): the one that ``--resume CHECKPOINT`` names, else
+   the one that ``last_checkpoint`` of the work dir names, else the one of the highest step there.
+   Damaged ones are passed over with a message. Without any the run starts from its beginning.
+2. It is read once, as data (checkpoint.py): nothing in it runs.
+3. It says where its run was (`read_position`): epoch, iteration and seed, which is kept. A run that
+   has gone further than the config wants is an error (`check_what_is_left`).
+4. The data continue there (seeding.py): the batches that were trained on are skipped without being
+   loaded, and each sample and iteration draws what it would have drawn in an unkilled run.
+5. Weights are taken if all of the model are there and fit (`checkpoint.load_weights`).
+6. What else is taken (`restore`): position, history of the logged scalars, best scores, optimizer,
+   parameter schedulers. Of these only numbers and tensors, by the names and in the form that this
+   run has; paths, programs, switches and milestones stay those of this run. An optimizer that
+   cannot take a step with its state is an error.
+
+Everything in a checkpoint is data that somebody else may have written. (mmengine's ``resume`` runs
+the text ``meta['config']`` as a program, and takes the paths of files to be deleted and attributes
+of schedulers as they come.)
+"""
 
 from __future__ import annotations
 
+import copy
 import os
 import re
+from collections.abc import Mapping
 from pathlib import Path, PurePath
+from typing import Any, NamedTuple
 
+import numpy as np
+import torch
 from mmengine.config import Config
-from mmengine.logging import MessageHub, print_log
+from mmengine.logging import HistoryBuffer, print_log
+from mmengine.optim import OptimWrapperDict
+from mmengine.runner import BaseLoop, IterBasedTrainLoop, Runner
 
 from mmdysample.engine.checkpoint import (
     CheckpointError,
@@ -16,8 +42,9 @@ from mmdysample.engine.checkpoint import (
     load_checkpoint_file,
 )
 from mmdysample.engine.errors import is_rank_zero
-from mmdysample.engine.restore import read_position
 from mmdysample.errors import UserError
+
+_LARGEST = dict(epoch=2**31 - 1, iter=2**31 - 1, seed=2**32 - 1)
 
 
 def plan_resume(cfg: Config, resume: str | None) -> dict | None:
@@ -25,15 +52,15 @@ def plan_resume(cfg: Config, resume: str | None) -> dict | None:
 
     Args:
         cfg: config with its work_dir.
-        resume: None (the config decides), ``'auto'`` for the newest whole checkpoint of the work
-            dir, or a checkpoint's path. With ``'auto'`` and no checkpoint the run starts anew.
+        resume: None (the config decides), ``'auto'`` for the newest checkpoint of the work dir, or
+            a checkpoint's path.
 
     Returns:
-        what the checkpoint of ``cfg.load_from`` holds, so that it is read once; None if the run is
-        not a resumed one.
+        what the checkpoint of ``cfg.load_from`` holds; None if the run is not a resumed one.
 
     Raises:
         CheckpointError: the checkpoint is missing, damaged, or not one of a training run.
+        UserError: a run that starts anew would replace checkpoints of an earlier one.
     """
     if resume is not None:
         cfg.resume = True
@@ -60,12 +87,10 @@ def plan_resume(cfg: Config, resume: str | None) -> dict | None:
 
 
 def _check_starts_anew(cfg: Config) -> None:
-    """Raise UserError if a run would replace the checkpoints of an earlier one."""
-    directory, pattern = checkpoint_names(cfg)
-    names = sorted(path.name for path in directory.glob("*") if pattern.fullmatch(path.name))
-    if names:
+    directory, steps = checkpoints_of(cfg)
+    if steps:
         raise UserError(
-            f"{directory} holds {names[0]} of an earlier run: --resume continues that run; to "
+            f"{directory} holds {min(steps)} of an earlier run: --resume continues that run; to "
             "start anew choose another --work-dir, or remove the earlier checkpoints"
         )
 
@@ -81,34 +106,19 @@ def _keep_seed(cfg: Config, seed: int) -> None:
 def newest_checkpoint(cfg: Config) -> tuple[str, dict] | tuple[None, None]:
     """Path and contents of the newest whole checkpoint of a run, or None if it has none.
 
-    That is the one that ``last_checkpoint`` names, unless a kill came between a later checkpoint
-    and its mention there. Of the path in ``last_checkpoint`` the name counts: the work dir may be a
-    copy. Damaged ones are passed over with a message.
-
     Raises:
         CheckpointError: there are checkpoints, but no whole one.
     """
-    directory, pattern = checkpoint_names(cfg)
+    directory, steps = checkpoints_of(cfg)
+    candidates = sorted(steps, key=steps.__getitem__, reverse=True)
     note = Path(cfg.work_dir) / "last_checkpoint"
-    noted, noted_at = None, 0.0
     if note.is_file():
-        name = PurePath(note.read_bytes()[:4096].decode(errors="replace").strip()).name
-        noted = str(directory / name) if pattern.fullmatch(name) else None
-        noted_at = note.stat().st_mtime
-
-    found = {}
-    for path in directory.iterdir() if directory.is_dir() else ():
-        match = pattern.fullmatch(path.name)
-        if match and path.is_file():
-            found[str(path)] = (path.stat().st_mtime, int(match.group(1)))
-    by_age = sorted(found, key=found.__getitem__, reverse=True)
-    noted_step = found.get(noted, (0.0, -1))[1]
-    later = [p for p in by_age if found[p][0] > noted_at and found[p][1] > noted_step]
-    candidates = list(dict.fromkeys([*later, *([noted] if noted else []), *by_age]))
-
-    for path in candidates:
+        # Of the path in it the name counts: the work dir may be a copy.
+        noted = PurePath(note.read_bytes()[:4096].decode(errors="replace").strip()).name
+        candidates.sort(key=lambda name: name != noted)
+    for name in candidates:
         try:
-            return path, load_checkpoint_file(path)
+            return str(directory / name), load_checkpoint_file(directory / name)
         except CheckpointError as error:
             _say(f"--resume: passed over, {error}")
     if candidates:
@@ -116,30 +126,221 @@ def newest_checkpoint(cfg: Config) -> tuple[str, dict] | tuple[None, None]:
     return None, None
 
 
-def can_continue(cfg: Config) -> bool:
-    """Whether a run that was stopped has a checkpoint: one it started from or one of its own."""
-    if cfg.get("resume"):
-        return True
-    written = MessageHub.get_current_instance().get_info("last_ckpt")
-    return written is not None and os.path.exists(written)
-
-
-def checkpoint_names(cfg: Config) -> tuple[Path, re.Pattern]:
-    """Directory and names of the checkpoints that the config's hook writes."""
+def checkpoints_of(cfg: Config) -> tuple[Path, dict[str, int]]:
+    """Where the config's hook writes checkpoints, and the names of those there with their steps."""
     hook = cfg.get("default_hooks", {}).get("checkpoint") or {}
     template = hook.get("filename_tmpl") or (
         "epoch_{}.pth" if hook.get("by_epoch", True) else "iter_{}.pth"
     )
-    work_dir = Path(os.path.abspath(cfg.work_dir))
-    out_dir = Path(os.path.abspath(hook.get("out_dir") or work_dir))
-    directory = work_dir if out_dir == work_dir else out_dir / work_dir.name
-    return directory, name_pattern(template)
+    directory = Path(os.path.abspath(cfg.work_dir))
+    out_dir = Path(os.path.abspath(hook.get("out_dir") or directory))
+    if out_dir != directory:
+        directory = out_dir / directory.name
+    pattern = name_pattern(template)
+    matches = [pattern.fullmatch(path.name) for path in directory.glob("*") if path.is_file()]
+    return directory, {match[0]: int(match[1]) for match in matches if match}
 
 
 def name_pattern(template: str, before: str = "") -> re.Pattern:
     """What matches the names that a checkpoint hook makes, with the step as its group."""
     pattern = re.escape(before + template).replace(re.escape("{}"), r"(\d{1,18})", 1)
     return re.compile(pattern, re.ASCII)
+
+
+def can_continue(cfg: Config) -> bool:
+    """Whether a run that was stopped has a checkpoint to continue from."""
+    return bool(cfg.get("resume") or checkpoints_of(cfg)[1])
+
+
+class Position(NamedTuple):
+    """How far a run had come when a checkpoint was written."""
+
+    epoch: int
+    iteration: int
+    seed: int | None
+    #: iterations of an epoch, None if the checkpoint does not say
+    epoch_length: int | None
+
+    @property
+    def iterations_into_epoch(self) -> int:
+        """Iterations done of an epoch that was not finished."""
+        if self.epoch_length is None:
+            return 0
+        return max(0, self.iteration - self.epoch * self.epoch_length)
+
+
+def read_position(checkpoint: dict, name: str) -> Position:
+    """How far the run of a checkpoint had come.
+
+    Raises:
+        CheckpointError: it does not say, or in other than whole numbers of a sensible size.
+    """
+    meta = checkpoint.get("meta")
+    if not isinstance(meta, dict) or "epoch" not in meta or "optimizer" not in checkpoint:
+        raise CheckpointError(
+            f"checkpoint {name} does not say how far its run had come or holds no optimizer state: "
+            "it can be used with --cfg-options load_from=..., not with --resume"
+        )
+    for key, largest in _LARGEST.items():
+        value = meta.get(key)
+        if not _is_count(value, largest) and (key, value) != ("seed", None):
+            raise CheckpointError(
+                f"checkpoint {name}: its meta[{key!r}] is {ascii(value)[:40]}, where a whole "
+                f"number from 0 to {largest} is expected"
+            )
+    info = _messages(checkpoint, "runtime_info")
+    epochs, iterations = info.get("max_epochs"), info.get("max_iters")
+    counted = _is_count(epochs) and _is_count(iterations) and epochs > 0
+    length = iterations // epochs if counted else None
+    return Position(meta["epoch"], meta["iter"], meta.get("seed"), length)
+
+
+def check_what_is_left(loop: BaseLoop, position: Position, name: str) -> None:
+    """Say that a resumed run is complete; UserError if it has gone further than the config."""
+    if isinstance(loop, IterBasedTrainLoop):
+        done, wanted, unit = position.iteration, loop.max_iters, "iters"
+    else:
+        done, wanted, unit = position.epoch, loop.max_epochs, "epochs"
+    if done > wanted:
+        raise UserError(
+            f"checkpoint {name} has {done} {unit} behind it, and the config's max_{unit} is "
+            f"{wanted}: raise it to train on"
+        )
+    if done == wanted:
+        loop.runner.logger.info(
+            f"--resume: all {done} {unit} of the run are done, so nothing is left to train on; "
+            f"raise max_{unit} to go on"
+        )
+
+
+def restore(runner: Runner, checkpoint: dict, name: str) -> None:
+    """Put a run where the one of a checkpoint was; its model has the weights already.
+
+    Raises:
+        CheckpointError: something in it does not fit the run, such as another optimizer.
+    """
+    position = read_position(checkpoint, name)
+    runner.train_loop._epoch, runner.train_loop._iter = position.epoch, position.iteration
+    _restore_messages(runner, checkpoint)
+    try:
+        _restore_optimizer(runner.optim_wrapper, checkpoint["optimizer"], "optimizer")
+        if runner.param_schedulers is not None and "param_schedulers" in checkpoint:
+            saved = checkpoint["param_schedulers"]
+            _restore_schedulers(runner.param_schedulers, saved, "param_schedulers")
+    except _OtherKindError as error:
+        raise CheckpointError(
+            f"checkpoint {name} was written with another model, optimizer or parameter schedulers "
+            f"than the config's: {error}; to train from its weights alone, use load_from"
+        ) from error
+
+
+def _restore_messages(runner: Runner, checkpoint: dict) -> None:
+    """Take the history of what was logged, and the best scores."""
+    scalars = {
+        key: value
+        for key, value in _messages(checkpoint, "log_scalars").items()
+        # mmengine gives the latest value of each, which an empty one does not have.
+        if isinstance(key, str) and isinstance(value, HistoryBuffer) and len(value.data[0])
+    }
+    scores = {
+        key: float(value)
+        for key, value in _messages(checkpoint, "runtime_info").items()
+        if isinstance(key, str) and key.startswith("best_score") and _is_score(value)
+    }
+    resumed = dict.fromkeys([*scalars, *scores], True)
+    runner.message_hub.load_state_dict(
+        dict(log_scalars=scalars, runtime_info=scores, resumed_keys=resumed)
+    )
+
+
+def _messages(checkpoint: dict, part: str) -> dict:
+    """A part of what mmengine's message hub held; an empty one if there is none."""
+    hub = checkpoint.get("message_hub")
+    messages = hub.get(part) if isinstance(hub, dict) else None
+    return messages if isinstance(messages, dict) else {}
+
+
+class _OtherKindError(Exception):
+    """Where in a checkpoint there is something else than in this run, and what."""
+
+
+def _need(condition: bool, where: str) -> None:
+    if not condition:
+        raise _OtherKindError(f"{where} is missing in it or of another kind")
+
+
+def _restore_optimizer(wrapper: Any, saved: Any, where: str) -> None:
+    _need(isinstance(saved, dict), where)
+    if isinstance(wrapper, OptimWrapperDict):
+        for key, inner in wrapper.items():
+            _restore_optimizer(inner, saved.get(key), f"{where}.{key}")
+        return
+    # Others, such as a loss scaler's, were perhaps of no use in that run.
+    needed = ("param_groups", *saved)
+    built = {key: value for key, value in wrapper.state_dict().items() if key in needed}
+    state = _taken(saved, {**built, "state": None}, where)
+    state["state"] = saved.get("state")
+    try:
+        _take_a_step(wrapper.optimizer, state)
+    except Exception as error:
+        # Whatever it raises is about the state.
+        reason = f"{type(error).__name__}: {ascii(str(error))[:80]}"
+        raise _OtherKindError(f"a step with {where}.state fails, {reason}") from error
+    wrapper.load_state_dict(state)
+
+
+def _take_a_step(optimizer: torch.optim.Optimizer, state: dict) -> None:
+    """Have a copy of an optimizer of PyTorch take a step with a state and gradients of zero.
+
+    Others, which may not be made for copying, are not tried.
+    """
+    if not type(optimizer).__module__.startswith("torch.optim."):
+        return
+    trial = copy.deepcopy(optimizer)
+    trial.load_state_dict(copy.deepcopy(state))
+    for group in trial.param_groups:
+        for parameter in group["params"]:
+            parameter.grad = torch.zeros_like(parameter)
+    trial.step()
+
+
+def _restore_schedulers(schedulers: Any, saved: Any, where: str) -> None:
+    if isinstance(schedulers, Mapping):
+        _need(isinstance(saved, dict), where)
+        for key, inner in schedulers.items():
+            _restore_schedulers(inner, saved.get(key), f"{where}.{key}")
+        return
+    states = _taken(saved, [scheduler.state_dict() for scheduler in schedulers], where)
+    for scheduler, state in zip(schedulers, states, strict=True):
+        scheduler.load_state_dict(state)
+
+
+def _taken(saved: Any, built: Any, where: str) -> Any:
+    """What this run has built, with the numbers and tensors that were saved in their places."""
+    if type(built) is dict:
+        _need(isinstance(saved, dict), where)
+        return {key: _taken(saved.get(key), own, f"{where}.{key}") for key, own in built.items()}
+    if isinstance(built, (list, tuple)):
+        _need(isinstance(saved, (list, tuple)) and len(saved) == len(built), where)
+        pairs = zip(saved, built, strict=True)
+        return type(built)(_taken(v, own, f"{where}.{n}") for n, (v, own) in enumerate(pairs))
+    if isinstance(built, torch.Tensor):
+        _need(isinstance(saved, torch.Tensor) and saved.shape == built.shape, where)
+        return saved
+    if isinstance(built, (int, float)) and not isinstance(built, bool):
+        _need(isinstance(saved, (int, float)) and not isinstance(saved, bool), where)
+        return saved
+    return built
+
+
+def _is_count(value: Any, largest: int = 2**31 - 1) -> bool:
+    return type(value) is int and 0 <= value <= largest
+
+
+def _is_score(value: Any) -> bool:
+    if isinstance(value, torch.Tensor):
+        return value.numel() == 1 and not value.is_complex()
+    return isinstance(value, (int, float, np.integer, np.floating))
 
 
 def _say(message: str) -> None:

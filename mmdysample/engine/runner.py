@@ -20,19 +20,20 @@ from mmdysample.engine.checkpoint import load_checkpoint
 from mmdysample.engine.checks import check_batches
 from mmdysample.engine.data import check_evaluator
 from mmdysample.engine.errors import doing
-from mmdysample.engine.hooks import LosslessCheckpointHook, SeedEachIteration
+from mmdysample.engine.hooks import LosslessCheckpointHook
+from mmdysample.engine.lookup import class_of
 from mmdysample.engine.nonfinite import StopOnNonFiniteLoss, check_weights
-from mmdysample.engine.restore import Position, read_position, restore
-from mmdysample.engine.seeding import PlacedBatchSampler, PlacedDataset
+from mmdysample.engine.resume import Position, check_what_is_left, read_position, restore
+from mmdysample.engine.seeding import PlacedBatchSampler, SeedEachIteration, loaded_by_place
 from mmdysample.engine.weights import check_averages, load_weights, weights_of
-from mmdysample.errors import InvalidValue, UserError
+from mmdysample.errors import UserError
 
 
 class RestartableRunner(Runner):
     """A Runner whose run, killed and resumed, ends with the weights of an unkilled one.
 
     It differs from mmengine's in that
-    - samples and iterations are seeded by their place in the run (seeding.py, hooks.py);
+    - samples and iterations are seeded by their place in the run (seeding.py);
     - a resumed run skips the batches that were trained on without loading them;
     - checkpoints are written whole or not at all, and old ones deleted only afterwards;
     - weights that are not finite are not saved, and a run whose loss stays so is stopped;
@@ -56,10 +57,9 @@ class RestartableRunner(Runner):
 
     @staticmethod
     def build_dataloader(dataloader, seed=None, diff_rank_seed=False):
-        if isinstance(dataloader, dict):
-            dataset = dict(type=PlacedDataset, dataset=dataloader["dataset"])
-            dataloader = {**dataloader, "dataset": dataset}
         with doing("building a data set and its dataloader"):
+            if isinstance(dataloader, dict):
+                dataloader = {**dataloader, "dataset": loaded_by_place(dataloader["dataset"])}
             built = Runner.build_dataloader(dataloader, seed, diff_rank_seed)
         check_batches(built)
         return built
@@ -73,53 +73,37 @@ class RestartableRunner(Runner):
         return super().build_test_loop(loop)
 
     def build_train_loop(self, loop):
-        position = None
         if self._resume and not self._load_from:
             raise UserError("resume=True needs load_from=CHECKPOINT, which train.py --resume finds")
-        if self._resume and self._load_from is not None:
+        position = None
+        if self._resume:
             position = read_position(self._read(self._load_from), self._load_from)
-        if isinstance(self._train_dataloader, dict):
+        from_config = isinstance(self._train_dataloader, dict)
+        if from_config:
             self._train_dataloader = self._placed(self._train_dataloader, loop, position)
         built = super().build_train_loop(loop)
         if position is not None:
-            self._check_what_is_left(built, position)
-        positioned = isinstance(built.dataloader.batch_sampler, PlacedBatchSampler)
-        if position is not None and positioned and isinstance(built, IterBasedTrainLoop):
-            built.dataloader_iterator = _Skipped(built.dataloader_iterator, position.iteration)
+            check_what_is_left(built, position, self._load_from)
+            if from_config and isinstance(built, IterBasedTrainLoop):
+                built.dataloader_iterator = _Skipped(built.dataloader_iterator, position.iteration)
         return built
 
-    def _check_what_is_left(self, loop: BaseLoop, position: Position) -> None:
-        """Say that a resumed run is complete; UserError if it has gone further than the config."""
-        done, wanted, name = position.epoch, loop.max_epochs, "max_epochs"
-        if isinstance(loop, IterBasedTrainLoop):
-            done, wanted, name = position.iteration, loop.max_iters, "max_iters"
-        if done > wanted:
-            raise UserError(
-                f"checkpoint {self._load_from} has {done} {name[4:]} behind it, and the "
-                f"config's {name} is {wanted}: raise it to train on"
-            )
-        if done == wanted:
-            self.logger.info(
-                f"--resume: all {done} {name[4:]} of the run are done, so nothing is left to train "
-                f"on; raise {name} to go on"
-            )
-
-    def _placed(self, dataloader: dict, loop: Any, position) -> dict:
+    def _placed(self, dataloader: dict, loop: Any, position: Position | None) -> dict:
         """Config of a dataloader whose batches know their place and start at ``position``."""
         endless = _counts_iterations(loop)
         skip = 0
         if position is not None:
             skip = position.iteration if endless else position.iterations_into_epoch
         dataloader = dict(dataloader)
-        batches = dict(
+        dataloader["batch_sampler"] = dict(
             type=PlacedBatchSampler,
             seed=self.seed,
             skip=skip,
             endless=endless,
             drop_last=dataloader.pop("drop_last", False),
-            batch_sampler=dataloader.pop("batch_sampler", None),
+            batch_sampler=dataloader.get("batch_sampler"),
         )
-        return {**dataloader, "batch_sampler": batches}
+        return dataloader
 
     def wrap_model(self, model_wrapper_cfg, model: nn.Module) -> nn.Module:
         if self.distributed and get_device() == "cpu":
@@ -166,27 +150,9 @@ class RestartableRunner(Runner):
         self._has_loaded = True
         return checkpoint
 
-    def resume(
-        self,
-        filename,
-        resume_optimizer=True,
-        resume_param_scheduler=True,
-        map_location="cpu",
-    ) -> None:
-        """Continue the run of a checkpoint; restore.py says what is taken from it.
-
-        ``map_location`` is of no consequence.
-        """
-        if not (resume_optimizer and resume_param_scheduler):
-            raise InvalidValue(
-                "a run is resumed with its optimizer and parameter schedulers; to train from a "
-                "checkpoint's weights alone, use load_from without resume"
-            )
+    def resume(self, filename: str) -> None:
+        """Continue the run of a checkpoint; resume.py says what is taken from it."""
         checkpoint = self.load_checkpoint(filename)
-        position = read_position(checkpoint, filename)
-        if position.seed not in (None, self._randomness_cfg.get("seed")):
-            self._randomness_cfg.update(seed=position.seed)
-            self.set_randomness(**self._randomness_cfg)
         restore(self, checkpoint, filename)
         # It may be referred to elsewhere, and is as large as the model.
         checkpoint.clear()
@@ -232,10 +198,7 @@ def _counts_iterations(loop: Any) -> bool:
         return isinstance(loop, IterBasedTrainLoop)
     if "type" not in loop:
         return not loop["by_epoch"]
-    kind = loop["type"]
-    if isinstance(kind, str):
-        with LOOPS.switch_scope_and_registry(None) as registry:
-            kind = registry.get(kind)
+    kind = class_of(LOOPS, loop["type"])
     return inspect.isclass(kind) and issubclass(kind, IterBasedTrainLoop)
 
 

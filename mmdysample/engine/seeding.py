@@ -1,4 +1,4 @@
-"""Every sample's randomness is a function of its place in the run.
+"""Every sample's and iteration's randomness is a function of its place in the run.
 
 A run that was killed and resumed draws the same batches with the same augmentations as one that
 was not, whatever worker process draws them, because each sample is seeded from (seed of the run,
@@ -11,15 +11,19 @@ from __future__ import annotations
 import inspect
 import random
 from collections.abc import Iterator, Sequence
+from functools import partial
+from itertools import count, islice
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from mmengine.dist import get_dist_info
+from mmengine.dist import get_dist_info, get_rank
+from mmengine.hooks import Hook
 from mmengine.registry import DATA_SAMPLERS
 from torch.utils.data import BatchSampler, Sampler
 
 from mmdysample.engine.data import build_data_set
+from mmdysample.engine.lookup import class_of
 from mmdysample.errors import UserError
 
 
@@ -38,56 +42,47 @@ def seed_everything(*place: int) -> None:
     torch.manual_seed(int(words[1]))
 
 
-class PlacedDataset:
-    """A data set whose samples are seeded by their place and whose errors name the sample.
+def loaded_by_place(dataset: Any) -> Any:
+    """A data set, or that of a config, whose samples a DataLoader loads by `load_sample`.
 
-    It stands in for the data set that it wraps: everything but loading a sample, reading and
-    setting attributes alike, goes through.
+    A DataLoader asks a data set that has ``__getitems__`` for a batch at a time. Set on the data
+    set itself, nothing has to stand between it and the hooks that read and set its attributes.
     """
+    built = build_data_set(dataset)
+    built.__getitems__ = partial(_load_batch, built)
+    return built
 
-    def __init__(self, dataset: Any):
-        self.__dict__["_wrapped"] = build_data_set(dataset)
 
-    def __getattr__(self, name: str) -> Any:
-        # How Python copies and pickles an object is not for the wrapped one to say.
-        if name.startswith("__"):
-            raise AttributeError(name)
-        return getattr(self.__dict__["_wrapped"], name)
+def _load_batch(dataset: Any, draws: Sequence) -> list:
+    return [load_sample(dataset, draw) for draw in draws]
 
-    def __setattr__(self, name: str, value: Any) -> None:
-        setattr(self._wrapped, name, value)
 
-    def __getstate__(self) -> dict:
-        return dict(self.__dict__)
+def load_sample(dataset: Any, draw: Any) -> Any:
+    """Load the sample of an index or, seeded by its place, of a `Draw`.
 
-    def __setstate__(self, state: dict) -> None:
-        self.__dict__.update(state)
+    Raises:
+        UserError: a file of the sample, which is named, cannot be read.
+    """
+    index = draw
+    if isinstance(draw, Draw):
+        index = draw.index
+        seed_everything(*draw.place)
+    try:
+        return dataset[index]
+    except OSError as error:
+        files = _files(dataset, index)
+        # A decoder mostly does not say which file it complains of.
+        if not files or error.filename not in (None, *files):
+            raise
+        raise UserError(f"sample {index} ({', '.join(files)}) cannot be read: {error}") from error
 
-    def __len__(self) -> int:
-        return len(self._wrapped)
 
-    def __getitem__(self, draw: Any) -> Any:
-        index = draw
-        if isinstance(draw, Draw):
-            index = draw.index
-            seed_everything(*draw.place)
-        try:
-            return self._wrapped[index]
-        except OSError as error:
-            files = self._files(index)
-            # A decoder mostly does not say which file it complains of.
-            if not files or error.filename not in (None, *files):
-                raise
-            raise UserError(
-                f"sample {index} ({', '.join(files)}) cannot be read: {error}"
-            ) from error
-
-    def _files(self, index: Any) -> list[str]:
-        """The files of a sample, none if the data set does not say."""
-        if not hasattr(self._wrapped, "get_data_info"):
-            return []
-        info = self._wrapped.get_data_info(index)
-        return [info[key] for key in ("img_path", "seg_map_path") if info.get(key)]
+def _files(dataset: Any, index: Any) -> list[str]:
+    """The files of a sample, none if the data set does not say."""
+    if not hasattr(dataset, "get_data_info"):
+        return []
+    info = dataset.get_data_info(index)
+    return [info[key] for key in ("img_path", "seg_map_path") if info.get(key)]
 
 
 class PlacedBatchSampler(Sampler):
@@ -97,10 +92,9 @@ class PlacedBatchSampler(Sampler):
         sampler: yields the indices.
         batch_size: samples of a batch.
         seed: seed of the run.
-        skip: batches not to yield at the first pass, in the case of ``endless`` over the ends of
-            as many passes as it takes.
-        endless: the batches of pass after pass are one sequence (an iteration-based run): passes
-            are counted here and the sampler is told. Otherwise somebody else calls ``set_epoch``.
+        skip: batches to leave out at the beginning.
+        endless: yield pass after pass without end (an iteration-based run), telling the sampler
+            each pass's number. Otherwise the training loop calls its ``set_epoch``.
         drop_last: leave out a last batch that is not full, unless ``batch_sampler`` says otherwise.
         batch_sampler: config of a batch sampler, ``BatchSampler`` by default.
 
@@ -123,7 +117,6 @@ class PlacedBatchSampler(Sampler):
         self.seed = seed
         self.skip = skip
         self.endless = endless
-        self.passes = 0
         if batch_sampler is None:
             self.batch_sampler = BatchSampler(sampler, batch_size, drop_last)
         else:
@@ -137,49 +130,47 @@ class PlacedBatchSampler(Sampler):
         return len(self.batch_sampler)
 
     def __iter__(self) -> Iterator[list[Draw]]:
-        batches = self._one_pass()
-        while self.skip:
-            skipped = next(batches, None)
-            if skipped is not None:
-                self.skip -= 1
-            elif self.endless and self._was_not_empty:
-                batches = self._one_pass()
-            else:
-                self.skip = 0
-        yield from batches
+        skip, self.skip = self.skip, 0
+        return islice(self._batches(), skip, None)
 
-    def _one_pass(self) -> Iterator[list[Draw]]:
-        if self.endless:
-            epoch = self.passes
-            self.passes += 1
+    def _batches(self) -> Iterator[list[Draw]]:
+        if not self.endless:
+            yield from self._one_pass(getattr(self.sampler, "epoch", 0))
+            return
+        for epoch in count():
             if hasattr(self.sampler, "set_epoch"):
                 self.sampler.set_epoch(epoch)
-        else:
-            epoch = getattr(self.sampler, "epoch", 0)
-        rank, world_size = get_dist_info()
-        drawn = 0
-        self._was_not_empty = False
-        for batch in self.batch_sampler:
-            self._was_not_empty = True
-            yield self._placed(batch, epoch, drawn, rank, world_size)
-            drawn += len(batch)
+            batch = None
+            for batch in self._one_pass(epoch):
+                yield batch
+            if batch is None:
+                return
 
-    def _placed(
-        self, batch: Sequence, epoch: int, drawn: int, rank: int, world_size: int
-    ) -> list[Draw]:
+    def _one_pass(self, epoch: int) -> Iterator[list[Draw]]:
         # Samplers deal the draws of an epoch out to the processes in turn. Numbering them over all
         # processes makes a sample's augmentation independent of how many processes there are.
-        return [
-            Draw(index, (self.seed, epoch, (drawn + i) * world_size + rank))
-            for i, index in enumerate(batch)
-        ]
+        rank, world_size = get_dist_info()
+        draws = count(rank, world_size)
+        for batch in self.batch_sampler:
+            yield [Draw(index, (self.seed, epoch, next(draws))) for index in batch]
+
+
+class SeedEachIteration(Hook):
+    """Seed all generators from (seed, rank, iteration) before each training iteration.
+
+    What the model draws (stochastic depth, sampled boxes) then needs no saved state to be drawn
+    again after a restart.
+    """
+
+    priority = "VERY_HIGH"
+
+    def before_train_iter(self, runner, batch_idx: int, data_batch=None) -> None:
+        # A fourth number, which samples (seed, epoch, draw) do not have.
+        seed_everything(runner.seed, get_rank(), runner.iter, 1)
 
 
 def _check_takes_drop_last(batch_sampler: dict) -> None:
-    kind = batch_sampler["type"]
-    if isinstance(kind, str):
-        with DATA_SAMPLERS.switch_scope_and_registry(None) as registry:
-            kind = registry.get(kind)
+    kind = class_of(DATA_SAMPLERS, batch_sampler["type"])
     if kind is None:
         return  # The registry says that it does not know the type.
     taken = inspect.signature(kind).parameters.values()

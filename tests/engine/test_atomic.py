@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import os
 import stat
-import threading
 
 import pytest
 
@@ -36,6 +35,13 @@ def test_failure_keeps_the_old(tmp_path, error):
     assert os.listdir(tmp_path) == ["file"]
 
 
+def test_failure_names_the_file(tmp_path):
+    """A full disk does not say which file it was."""
+    with pytest.raises(OSError) as caught, replacing(tmp_path / "file"):
+        raise OSError(28, "No space left on device")
+    assert caught.value.filename == str(tmp_path / "file")
+
+
 def test_a_users_file_beside_it_is_kept(tmp_path):
     (tmp_path / "file.tmp").write_text("the user's own")
     write_text(tmp_path / "file", "new")
@@ -67,13 +73,6 @@ def test_links_are_followed(tmp_path):
     assert sorted(os.listdir(tmp_path / "disk")) == ["new.csv", "there.csv"]
 
 
-def test_a_circle_of_links(tmp_path):
-    (tmp_path / "a").symlink_to("b")
-    (tmp_path / "b").symlink_to("a")
-    with pytest.raises(OSError, match="symbolic links"):
-        write_text(tmp_path / "a", "text")
-
-
 def test_permissions_are_kept(tmp_path):
     path = tmp_path / "file"
     umask = os.umask(0o027)
@@ -87,16 +86,13 @@ def test_permissions_are_kept(tmp_path):
     assert stat.S_IMODE(path.stat().st_mode) == 0o606
 
 
-def test_a_pipe_is_written_to(tmp_path):
+def test_a_pipe_is_not_replaced(tmp_path):
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
-    read = []
-    reader = threading.Thread(target=lambda: read.append(pipe.read_text()))
-    reader.start()
-    check_writable(pipe, "--csv")
-    write_text(pipe, "text")
-    reader.join(10)
-    assert read == ["text"]
+    with pytest.raises(UserError, match=r"--csv .*pipe is not a regular file"):
+        check_writable(pipe, "--csv")
+    with pytest.raises(UserError, match="pipe is not a regular file"):
+        write_text(pipe, "text")
     assert pipe.is_fifo() and os.listdir(tmp_path) == ["pipe"]
 
 
@@ -111,30 +107,6 @@ def in_a_child(work) -> None:
         finally:
             os._exit(status)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
-
-
-@pytest.mark.parametrize("to_a_file", [True, False])
-def test_standard_output_is_written_to(tmp_path, to_a_file):
-    """What the shell has opened is not replaced: a line before and a line after stay."""
-    (tmp_path / "link").symlink_to("/dev/stdout")
-    if to_a_file:
-        reader, writer = None, os.open(tmp_path / "out", os.O_CREAT | os.O_APPEND | os.O_WRONLY)
-    else:
-        reader, writer = os.pipe()
-
-    def work() -> None:
-        os.dup2(writer, 1)
-        os.write(1, b"before\n")
-        for path in (tmp_path / "link", "/dev/stdout"):
-            check_writable(path, "--csv")
-        write_text(tmp_path / "link", "text\n")
-        os.write(1, b"after\n")
-
-    in_a_child(work)
-    os.close(writer)
-    written = (tmp_path / "out").read_bytes() if reader is None else os.read(reader, 100)
-    assert written == b"before\ntext\nafter\n"
-    assert sorted(os.listdir(tmp_path)) == (["link", "out"] if to_a_file else ["link"])
 
 
 def test_only_abandoned_drafts_are_removed(tmp_path):
@@ -165,7 +137,7 @@ def test_a_file_that_can_be_written(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("path", "says"),
     [
-        ("folder", "--csv folder is a directory"),
+        ("directory", "--csv directory is a directory"),
         ("no/where.csv", "/no does not exist"),
         ("file/a.csv", "/file is not a directory"),
         ("locked/a.csv", "/locked is not writable"),
@@ -175,7 +147,7 @@ def test_a_file_that_can_be_written(tmp_path, monkeypatch):
 )
 def test_a_file_that_cannot_be_written(path, says, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    for name in ("folder", "locked"):
+    for name in ("directory", "locked"):
         (tmp_path / name).mkdir()
     for name in ("file", "locked.csv"):
         (tmp_path / name).write_text("")

@@ -1,4 +1,4 @@
-"""Processes that end with their launcher, and the end of a process group."""
+"""Launchers, processes that end with theirs, and the end of a process group."""
 
 from __future__ import annotations
 
@@ -14,13 +14,18 @@ import pytest
 
 pytest.importorskip("mmengine", reason="needs mmengine: bash tools/setup_env.sh installs it")
 
+from mmengine.config import Config
 from torch import distributed, nn
 
 from mmdysample.engine.distributed import (
+    check_launcher,
     end_with_launcher,
     is_first_process,
     leave_process_group,
+    start_on_cpu,
+    world_size,
 )
+from mmdysample.errors import UserError
 
 
 def rank_of_a_launcher(**environment: str) -> tuple[int, int]:
@@ -51,17 +56,49 @@ def has_ended(reader: int, seconds: float) -> bool:
 
 
 @pytest.mark.parametrize(
-    ("launcher", "name"),
-    [("pytorch", "RANK"), ("slurm", "SLURM_PROCID"), ("mpi", "OMPI_COMM_WORLD_RANK")],
+    ("launcher", "rank", "size"),
+    [
+        ("pytorch", "RANK", "WORLD_SIZE"),
+        ("slurm", "SLURM_PROCID", "SLURM_NTASKS"),
+        ("mpi", "OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE"),
+    ],
 )
-def test_first_process(monkeypatch, launcher, name):
-    """Of all nodes, by the variable of its own launcher; without one each process is the first."""
-    for each in ("RANK", "SLURM_PROCID", "OMPI_COMM_WORLD_RANK"):
-        monkeypatch.setenv(each, "0")
+def test_what_a_launcher_says(monkeypatch, launcher, rank, size):
+    """Each by its own variables; without a launcher a process is the first and the only one."""
+    for name in ("RANK", "SLURM_PROCID", "OMPI_COMM_WORLD_RANK"):
+        monkeypatch.setenv(name, "0")
+    for name in ("WORLD_SIZE", "SLURM_NTASKS", "OMPI_COMM_WORLD_SIZE"):
+        monkeypatch.setenv(name, "9")
     assert is_first_process(launcher)
-    monkeypatch.setenv(name, "1")
-    assert not is_first_process(launcher)
-    assert is_first_process("none")
+    monkeypatch.setenv(rank, "1")
+    monkeypatch.setenv(size, "4")
+    assert not is_first_process(launcher) and is_first_process("none")
+    assert (world_size(launcher), world_size("none")) == (4, 1)
+
+
+@pytest.mark.parametrize(
+    ("launcher", "needs"),
+    [
+        ("pytorch", "torchrun (tools/dist_*.sh): RANK, WORLD_SIZE, MASTER_ADDR, MASTER_PORT not"),
+        ("slurm", "srun (tools/slurm_*.sh): SLURM_PROCID, SLURM_NTASKS, SLURM_NODELIST not"),
+        ("mpi", "mpirun with MASTER_ADDR exported: OMPI_COMM_WORLD_RANK, OMPI_COMM_WORLD_SIZE, "),
+    ],
+)
+def test_without_its_launcher(monkeypatch, launcher, needs):
+    for name in [name for name in os.environ if name.startswith(("SLURM_", "OMPI_", "MASTER_"))]:
+        monkeypatch.delenv(name)
+    for name in ("RANK", "WORLD_SIZE"):
+        monkeypatch.delenv(name, raising=False)
+    check_launcher("none")
+    with pytest.raises(UserError) as error:
+        check_launcher(launcher)
+    assert f"--launcher {launcher} needs to be started by {needs}" in str(error.value)
+
+
+@pytest.mark.parametrize("launcher", ["slurm", "mpi"])
+def test_launchers_that_need_a_gpu(launcher):
+    with pytest.raises(UserError, match=f"--launcher {launcher} needs a GPU"):
+        start_on_cpu(Config(dict(launcher=launcher, env_cfg=dict(dist_cfg=dict()))))
 
 
 @pytest.mark.parametrize("rank", ["0", "1"])

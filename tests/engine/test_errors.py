@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import shlex
 import sys
 import time
 from pathlib import Path
@@ -18,8 +17,6 @@ from mmdysample.engine.errors import (
     INTERRUPTED_STATUS,
     USER_ERROR_STATUS,
     ArgumentParser,
-    add_hint,
-    command_to_continue,
     doing,
     run_tool,
     sentence_of,
@@ -123,18 +120,16 @@ def test_what_it_was_raised_from_is():
 
 
 def test_interrupt(capsys):
-    error = KeyboardInterrupt()
-    add_hint(error, "to continue: again")
-    assert run_tool(raising(error)) == INTERRUPTED_STATUS
-    assert capsys.readouterr().err == "\ninterrupted; to continue: again\n"
+    assert run_tool(raising(KeyboardInterrupt())) == INTERRUPTED_STATUS
+    assert capsys.readouterr().err == "\ninterrupted\n"
 
 
-def test_an_interrupt_that_a_bare_except_made_an_error_of(capsys):
+def test_what_fails_in_the_midst_of_an_interrupt(capsys):
     def main():
         try:
             raise KeyboardInterrupt
-        except:  # noqa: E722 - as mmengine does where it formats a config
-            raise SyntaxError("700 lines\n" * 700)  # noqa: B904
+        except BaseException:
+            raise RuntimeError("a worker has ended")  # noqa: B904
 
     assert run_tool(main) == INTERRUPTED_STATUS
     assert capsys.readouterr().err == "\ninterrupted\n"
@@ -183,10 +178,7 @@ def test_a_bug_in_a_worker_is_a_bug():
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT, errno.EFBIG])
 def test_out_of_space(code):
     error = OSError(code, "full", "work/epoch_3.pth")
-    add_hint(error, "what was there is untouched")
-    assert sentence_of(error) == (
-        "no space left to write work/epoch_3.pth; what was there is untouched"
-    )
+    assert sentence_of(error) == "no space left to write work/epoch_3.pth"
 
 
 def test_rank_zero_speaks_first(monkeypatch):
@@ -208,29 +200,3 @@ def test_arguments(capsys, monkeypatch):
         parser.parse_args()
     assert end.value.code == USER_ERROR_STATUS
     assert capsys.readouterr().err.startswith("error: the following arguments are required: config")
-
-
-@pytest.mark.parametrize(
-    ("words", "expected"),
-    [
-        ("train.py c.py", "train.py c.py --resume"),
-        ("train.py c.py --amp --cfg-options a=1", "train.py c.py --amp --cfg-options a=1 --resume"),
-        ("train.py c.py --resume", "train.py c.py --resume"),
-        ("train.py c.py --resume --amp", "train.py c.py --amp --resume"),
-        ("train.py --resume auto c.py --amp", "train.py c.py --amp --resume"),
-        ("train.py c.py --resume old.pth --amp", "train.py c.py --amp --resume"),
-        ("train.py c.py --resume=old.pth --amp", "train.py c.py --amp --resume"),
-        ("train.py c.py --res old.pth", "train.py c.py --resume"),
-        ("train.py c.py --res=old.pth x", "train.py c.py x --resume"),
-        ("dist_train.sh c.py 2 --res old.pth --amp", "dist_train.sh c.py 2 --amp --resume"),
-        ("train.py c.py --work-dir auto --resume", "train.py c.py --work-dir auto --resume"),
-        ("train.py c.py --resume a --resume b", "train.py c.py --resume"),
-    ],
-)
-def test_command_to_continue(words, expected):
-    assert command_to_continue(words.split()) == expected
-
-
-def test_command_to_continue_is_quoted():
-    words = ["python", "train.py", "my config.py", "--cfg-options", "a=(1,2)", "b='x\ny'"]
-    assert shlex.split(command_to_continue(words)) == [*words, "--resume"]

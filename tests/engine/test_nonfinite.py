@@ -100,9 +100,12 @@ def test_fewer_in_a_row_do_not(tmp_path, iterations):
 
 
 def test_written_at_such_a_loss_displaces_nothing(tmp_path):
-    """The last iteration of the second epoch: its checkpoint is replaced, the first one is kept."""
-    runner(tmp_path / "w", model=Diverging([6]), default_hooks=KEEP_ONE).train()
-    assert names(tmp_path / "w") == ["epoch_1.pth", "epoch_3.pth"]
+    """The last iteration of the second epoch; the third one's checkpoint replaces both."""
+    for epochs, left in ((2, ["epoch_1.pth", "epoch_2.pth"]), (3, ["epoch_3.pth"])):
+        loop = dict(by_epoch=True, max_epochs=epochs)
+        work_dir = tmp_path / str(epochs)
+        runner(work_dir, model=Diverging([6]), default_hooks=KEEP_ONE, train_cfg=loop).train()
+        assert names(work_dir) == left
 
 
 def test_end_of_a_run_without_checkpoints(tmp_path):

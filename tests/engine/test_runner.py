@@ -21,10 +21,9 @@ from torch.utils.data import Dataset
 
 from mmdysample.engine.atomic import replacing
 from mmdysample.engine.checkpoint import CheckpointError, install_safe_loading
-from mmdysample.engine.errors import UserError
 from mmdysample.engine.hooks import LosslessCheckpointHook
 from mmdysample.engine.runner import RestartableRunner, _counts_iterations, build_runner
-from mmdysample.errors import InvalidValue
+from mmdysample.errors import UserError
 from tests.engine import tiny  # noqa: F401, registers its model
 
 
@@ -356,39 +355,6 @@ def test_resumed_keeps_as_many_as_asked(tmp_path):
     validated(folder, series, series[2:], save_best="a", rule="greater", settings=settings)
     expected = ["best_a_epoch_4.pth", "epoch_4.pth", *others]
     assert sorted(path.name for path in folder.glob("*.pth*")) == sorted(expected)
-
-
-def test_a_checkpoint_beyond_the_end_of_the_run(tmp_path):
-    runner(tmp_path / "w").train()
-    settings = dict(resume=True, load_from=str(tmp_path / "w" / "epoch_3.pth"))
-    shorter = dict(by_epoch=True, max_epochs=2)
-    with pytest.raises(UserError, match="has 3 epochs behind it, and the config's max_epochs is 2"):
-        runner(tmp_path / "w", train_cfg=shorter, **settings).train()
-
-
-@pytest.mark.parametrize("other", ["AdamW", "RMSprop"])
-def test_resumed_with_another_optimizer(tmp_path, other):
-    runner(tmp_path / "w").train()
-    settings = dict(resume=True, load_from=str(tmp_path / "w" / "epoch_1.pth"))
-    wrapper = dict(optimizer=dict(type=other, lr=0.01))
-    with pytest.raises(CheckpointError, match=f"another optimizer .* is {other}: .*load_from"):
-        runner(tmp_path / "w", optim_wrapper=wrapper, **settings).train()
-
-
-def test_resumed_with_other_schedulers(tmp_path):
-    first = [dict(type="LinearLR", start_factor=0.1, by_epoch=False, end=4)]
-    other = [dict(type="MultiStepLR", milestones=[2])]
-    runner(tmp_path / "w", param_scheduler=first).train()
-    settings = dict(resume=True, load_from=str(tmp_path / "w" / "epoch_1.pth"))
-    with pytest.raises(CheckpointError, match=r"other parameter schedulers .*\(MultiStepLR\)"):
-        runner(tmp_path / "w", param_scheduler=other, **settings).train()
-
-
-@pytest.mark.parametrize("part", ["resume_optimizer", "resume_param_scheduler"])
-def test_a_run_is_resumed_as_a_whole(tmp_path, part):
-    """Runner.resume of mmengine can leave them out, which is to train from weights."""
-    with pytest.raises(InvalidValue, match="use load_from without resume"):
-        runner(tmp_path / "w").resume("x.pth", **{part: False})
 
 
 def test_other_runners_load_no_checkpoint(tmp_path):
