@@ -124,6 +124,7 @@ setup(
     ],
     python_requires=">=3.10",
     packages=find_packages(include=[PACKAGE, f"{PACKAGE}.*"]),
+    package_data={PACKAGE: ["py.typed"]},
     install_requires=["torch>=2.1"],
     extras_require={name: read_requirements(name) for name in EXTRAS},
     cmdclass=COMMANDS,

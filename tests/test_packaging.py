@@ -34,10 +34,10 @@ CHECKOUT_ONLY = (
 CONFIG = "faster_rcnn/faster-rcnn_r50_fpn_dysample_1x_coco.py"
 
 
-def files_below(folder: Path) -> set[str]:
-    """Paths of the files and links below a folder, relative to it."""
-    paths = (path for path in folder.rglob("*") if path.is_symlink() or not path.is_dir())
-    return {path.relative_to(folder).as_posix() for path in paths}
+def files_below(directory: Path) -> set[str]:
+    """Paths of the files and links below a directory, relative to it."""
+    paths = (path for path in directory.rglob("*") if path.is_symlink() or not path.is_dir())
+    return {path.relative_to(directory).as_posix() for path in paths}
 
 
 def python(*arguments: str, cwd: Path, **variables: str) -> str:
@@ -98,10 +98,12 @@ def wheel(pristine: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the wheel installed in it, and nothing else."""
-    folder = tmp_path_factory.mktemp("installed")
-    python("-m", "pip", "install", "--no-deps", "--target", str(folder), str(wheel), cwd=folder)
-    return folder
+    """A directory with the wheel installed in it, and nothing else."""
+    directory = tmp_path_factory.mktemp("installed")
+    python(
+        "-m", "pip", "install", "--no-deps", "--target", str(directory), str(wheel), cwd=directory
+    )
+    return directory
 
 
 def names_in(wheel: Path) -> set[str]:
@@ -113,6 +115,7 @@ def expected_names(tree: Path) -> set[str]:
     """What a wheel holds beside its metadata, counted from the source tree."""
     sources = {name for name in files_below(tree) if name.endswith(".py")}
     expected = {name for name in sources if name.startswith("mmdysample/")}
+    expected.add("mmdysample/py.typed")
     for name in files_below(tree):
         is_mim = name.startswith(("configs/", "tools/")) or name == "model-index.yml"
         if is_mim and not name.startswith(CHECKOUT_ONLY):

@@ -18,12 +18,9 @@ CPU tensors: Triton's interpreter runs the kernels, slowly, which is how they ar
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 import logging
 import os
-import re
 from collections.abc import Iterator
-from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -34,45 +31,15 @@ from mmdysample.ops.tracing import is_compiling, is_transforming
 
 BACKENDS = ("auto", "torch", "triton")
 VARIABLE = "MMDYSAMPLE_BACKEND"
-OLDEST_TRITON = (3, 0)
-OLDEST_CAPABILITY = (7, 0)
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 # Positions within one map are counted in 32 bits, with room for a block beyond its end. Everything
 # else is counted in 64.
 MOST_PIXELS = 2**31 - 2**16
 
 _logger = logging.getLogger("mmdysample")
-
-
-def _checked(backend: str, source: str) -> str:
-    if backend not in BACKENDS:
-        raise InvalidValue(f"{source} must be one of {', '.join(BACKENDS)}, got {backend!r}")
-    return backend
-
-
-def _why_triton_is_unusable() -> str | None:
-    """Without importing Triton, which takes a second and is left to when it is needed."""
-    try:
-        spec = importlib.util.find_spec("triton")
-    except (ImportError, ValueError):  # kept out by an import hook, or a stand-in without a spec
-        spec = None
-    if spec is None or spec.origin is None:
-        return "Triton is not installed"
-    source = Path(spec.origin).read_text(encoding="utf-8")
-    version = re.search(r"""__version__ = ['"]((\d+)\.(\d+)[^'"]*)""", source)
-    if version is None or (int(version[2]), int(version[3])) < OLDEST_TRITON:
-        found = version[1] if version else "an unknown version"
-        return f"Triton is {found}, and {OLDEST_TRITON[0]}.{OLDEST_TRITON[1]} is the oldest usable"
-    if torch.version.hip:
-        return "only NVIDIA's GPUs are supported"
-    return None
-
-
 # Plain values of the module: torch.compile reads them while it traces, and guards on them.
 _backend = os.environ.get(VARIABLE, "auto")
-_unusable = _why_triton_is_unusable()
 _interpreted = os.environ.get("TRITON_INTERPRET") == "1"
-_capable: dict[int | None, bool] = {}
 
 
 def get_backend() -> str:
@@ -92,6 +59,12 @@ def set_backend(backend: str) -> None:
     """
     global _backend
     _backend = _checked(backend, "backend")
+
+
+def _checked(backend: str, source: str) -> str:
+    if backend not in BACKENDS:
+        raise InvalidValue(f"{source} must be one of {', '.join(BACKENDS)}, got {backend!r}")
+    return backend
 
 
 @contextlib.contextmanager
@@ -134,15 +107,15 @@ def uses_triton(operation: str, pixels: int, *maps: Tensor) -> bool:
 
 
 def _reason_against(pixels: int, maps: tuple[Tensor, ...]) -> str | None:
-    """None if Triton can be used and should be."""
+    """What a call has against Triton; None if nothing."""
     get_backend()
     if _backend == "torch":
         return "Triton is switched off"
     kind = maps[0].device.type
     if kind != "cuda" and not (kind == "cpu" and _interpreted and _backend == "triton"):
         return f"tensors are on {kind}, and Triton is for CUDA"
-    if _unusable is not None:
-        return _unusable
+    if torch.version.hip:
+        return "only NVIDIA's GPUs are supported"
     for value in maps:
         if value.dtype not in DTYPES:
             return f"{value.dtype} is not supported"
@@ -150,13 +123,4 @@ def _reason_against(pixels: int, maps: tuple[Tensor, ...]) -> str | None:
         return f"a channel of the result has more than {MOST_PIXELS} pixels"
     if is_transforming():
         return "a transform of torch.func or forward-mode differentiation is at work"
-    # The compiler compiles for such GPUs alone.
-    if kind == "cuda" and not is_compiling() and not _is_capable(maps[0].device.index):
-        return f"the GPU is older than compute capability {OLDEST_CAPABILITY}"
     return None
-
-
-def _is_capable(device: int | None) -> bool:
-    if device not in _capable:
-        _capable[device] = torch.cuda.get_device_capability(device) >= OLDEST_CAPABILITY
-    return _capable[device]

@@ -1,8 +1,9 @@
-"""Checks of what users pass to the primitives."""
+"""Checks of what users pass to the primitives and to the upsamplers."""
 
 from __future__ import annotations
 
 from numbers import Integral
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -10,23 +11,47 @@ from torch import Tensor
 from mmdysample.errors import InvalidType, InvalidValue
 
 
-def check_windows(
-    kernel_size: Integral, scale_factor: Integral, groups: Integral = 1
-) -> tuple[int, int, int]:
-    """The settings as integers, NumPy's too; TypeError or ValueError unless they make sense."""
-    settings = dict(kernel_size=kernel_size, scale_factor=scale_factor, groups=groups)
-    for name, value in settings.items():
-        accepted = "an odd integer >= 1" if name == "kernel_size" else "an integer >= 1"
-        settings[name] = number = as_integer(value)
-        if number is None:
-            raise InvalidType(f"{name} must be {accepted}, got {value!r}")
-        if number < 1 or (name == "kernel_size" and number % 2 == 0):
-            raise InvalidValue(f"{name} must be {accepted}, got {value!r}")
-    return settings["kernel_size"], settings["scale_factor"], settings["groups"]
+class Window(NamedTuple):
+    """K*K coarse pixels around each of the s*s pixels that lie in one, in g groups of channels."""
+
+    kernel_size: int
+    scale_factor: int
+    groups: int
+
+
+def check_window(kernel_size: int, scale_factor: int, groups: int = 1) -> Window:
+    """The settings as Python's integers; TypeError or ValueError unless they make sense."""
+    return Window(
+        odd_int("kernel_size", kernel_size),
+        positive_int("scale_factor", scale_factor),
+        positive_int("groups", groups),
+    )
+
+
+def positive_int(name: str, value: int, accepted: str = "an integer >= 1") -> int:
+    """``value`` as an int if it is an integer >= 1, also one of NumPy's.
+
+    TypeError or ValueError naming ``name`` otherwise.
+    """
+    number = as_integer(value)
+    if number is None:
+        raise InvalidType(f"{name} must be {accepted}, got {value!r}")
+    if number < 1:
+        raise InvalidValue(f"{name} must be {accepted}, got {value!r}")
+    return number
+
+
+def odd_int(name: str, value: int) -> int:
+    """As :func:`positive_int`, and odd."""
+    accepted = "an odd integer >= 1"
+    number = positive_int(name, value, accepted)
+    if number % 2 == 0:
+        raise InvalidValue(f"{name} must be {accepted}, got {value!r}")
+    return number
 
 
 def as_integer(value: object) -> int | None:
-    """None for what is no integer, a bool among it."""
+    """None for what is not an integer, a bool included."""
     if isinstance(value, int | torch.SymInt):  # all that torch.compile sees
         return None if isinstance(value, bool) else value
     return int(value) if isinstance(value, Integral) else None

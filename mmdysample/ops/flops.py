@@ -23,26 +23,15 @@ Shape = tuple[int, ...]
 NEIGHBOURS = 4  # of a point, in bilinear sampling
 
 
-def _of_pixels_and_taps(pixels: Shape, kernel_size: int) -> int:
-    return 2 * kernel_size**2 * prod(pixels)
-
-
 def weighted_sum(
     coarse: Shape, kernel: Shape, kernel_size: int, *settings, out_shape: Shape
 ) -> int:
-    return _of_pixels_and_taps(out_shape, kernel_size)
+    return 2 * kernel_size**2 * prod(out_shape)
 
 
-def inner_product(
-    pixels: Shape, coarse: Shape, kernel_size: int, *settings, out_shape: Shape
-) -> int:
-    return _of_pixels_and_taps(pixels, kernel_size)
-
-
-def scattered_sum(
-    pixels: Shape, kernel: Shape, kernel_size: int, *settings, out_shape: Shape
-) -> int:
-    return _of_pixels_and_taps(pixels, kernel_size)
+def of_pixels(pixels: Shape, other: Shape, kernel_size: int, *settings, out_shape: Shape) -> int:
+    """Inner products and scattered sums: each pixel meets the taps of its window."""
+    return 2 * kernel_size**2 * prod(pixels)
 
 
 def _of_points(values: Shape, coordinates: Shape) -> int:
@@ -110,8 +99,8 @@ def embedding_bag_weights_backward(
 # The operators of every path of the primitives that PyTorch's counter has no formula for
 FORMULAS: dict[object, Callable[..., int]] = {
     torch.ops.mmdysample.window_weighted_sum: weighted_sum,
-    torch.ops.mmdysample.window_inner_product: inner_product,
-    torch.ops.mmdysample.window_scattered_sum: scattered_sum,
+    torch.ops.mmdysample.window_inner_product: of_pixels,
+    torch.ops.mmdysample.window_scattered_sum: of_pixels,
     torch.ops.mmdysample.point_sample: point_sample_forward,
     torch.ops.mmdysample.point_sample_backward: point_sample_backward,
     torch.ops.aten.grid_sampler_2d: grid_sampler,

@@ -3,7 +3,8 @@
 GPU, driver and Triton may not go together, and then a kernel fails, or computes something else. At
 the first use of an operation in a process, for each device and dtype, a small case is computed both
 ways, by PyTorch on the CPU, and compared: milliseconds, beside the compilation, which Triton keeps
-on disk. Where it raises or differs, PyTorch computes from then on, and one warning says so.
+on disk. Where it raises or differs, PyTorch computes from then on, and one warning says so. Where
+Triton is missing or too old, or the GPU is, PyTorch computes without a warning.
 """
 
 from __future__ import annotations
@@ -16,11 +17,16 @@ from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
+from torch.torch_version import TorchVersion
 from torch.utils._python_dispatch import _disable_current_modes
 
 from mmdysample.ops import naive, window_taps
+from mmdysample.ops.checks import Window
+from mmdysample.ops.layout import like_layout
 from mmdysample.ops.precision import accumulation_dtype, float32_or_more
 
+OLDEST_TRITON = (3, 0)
+OLDEST_CAPABILITY = (7, 0)
 # Relative and absolute, for values around 1: some roundings.
 TOLERANCES = {
     torch.float64: 1e-9,
@@ -50,17 +56,34 @@ def reason_against(
         if key not in _found:
             if kind == "cuda" and torch.cuda.is_current_stream_capturing():
                 return "a CUDA graph is captured, and its kernels have not been checked before"
-            _found[key] = _try(operation, dtypes, torch.device(kind, index))
-            if _found[key] is not None:
-                warnings.warn(
-                    f"{_found[key]}; PyTorch's own operators compute it", RuntimeWarning, 2
-                )
+            device = torch.device(kind, index)
+            _found[key] = missing(device)
+            if _found[key] is None:
+                _found[key] = _try(operation, dtypes, device)
+                if _found[key] is not None:
+                    warnings.warn(
+                        f"{_found[key]}; PyTorch's own operators compute it", RuntimeWarning, 2
+                    )
         return _found[key]
 
 
 # Its result is a constant of what torch.compile traces, which does not look inside: what
 # torch.compiler.assume_constant_result does, without importing the compiler.
 reason_against._dynamo_marked_constant = True
+
+
+def missing(device: torch.device) -> str | None:
+    """What Triton needs and is not there; None if nothing. Imports Triton, which takes a second."""
+    try:
+        from triton import __version__ as version
+    except ImportError:
+        return "Triton is not installed"
+    if TorchVersion(version) < OLDEST_TRITON:
+        oldest = ".".join(map(str, OLDEST_TRITON))
+        return f"Triton is {version}, and {oldest} is the oldest usable"
+    if device.type == "cuda" and torch.cuda.get_device_capability(device) < OLDEST_CAPABILITY:
+        return f"the GPU is older than compute capability {OLDEST_CAPABILITY}"
+    return None
 
 
 def _try(operation: str, dtypes: tuple[torch.dtype, ...], device: torch.device) -> str | None:
@@ -84,7 +107,7 @@ def _try(operation: str, dtypes: tuple[torch.dtype, ...], device: torch.device) 
 @contextlib.contextmanager
 def _undisturbed(device: torch.device) -> Iterator[None]:
     """Neither tracers nor autocast nor inference mode, and with the first configurations."""
-    from mmdysample.ops.launch_triton import untuned
+    from mmdysample.ops.triton.launch import untuned
 
     with (
         _disable_current_modes(),
@@ -108,7 +131,7 @@ def _difference(actual: Tensor, expected: Tensor) -> str | None:
 # The small cases: two groups, and sizes that no block divides.
 
 _COARSE, _FINE, _KERNEL = (1, 6, 3, 5), (1, 6, 6, 10), (1, 18, 6, 10)
-_SETTINGS = (3, 2, 2)  # kernel_size, scale_factor, groups
+_WINDOW = Window(kernel_size=3, scale_factor=2, groups=2)
 
 
 def _map(shape: tuple[int, ...], dtype: torch.dtype, channels_last: bool) -> Tensor:
@@ -119,36 +142,45 @@ def _map(shape: tuple[int, ...], dtype: torch.dtype, channels_last: bool) -> Ten
 
 
 def _weighted_sum(dtypes, device, channels_last) -> Pairs:
-    from mmdysample.ops import window_triton
+    from mmdysample.ops.triton import windows
 
-    maps = _map(_COARSE, dtypes[0], channels_last), _map(_KERNEL, dtypes[1], channels_last)
-    expected = window_taps.weighted_sum(*maps, *_SETTINGS, dtypes[0])
-    maps = [t.to(device) for t in maps]
-    return [("result", window_triton.weighted_sum(*maps, *_SETTINGS, 0, dtypes[0]), expected)]
+    coarse, kernel = (
+        _map(_COARSE, dtypes[0], channels_last),
+        _map(_KERNEL, dtypes[1], channels_last),
+    )
+    expected = window_taps.weighted_sum(coarse, kernel, _WINDOW, dtypes[0])
+    coarse, kernel = coarse.to(device), kernel.to(device)
+    actual = like_layout(coarse, _FINE, dtypes[0])
+    windows.weighted_sum(coarse, kernel, _WINDOW, actual)
+    return [("result", actual, expected)]
 
 
 def _inner_product(dtypes, device, channels_last) -> Pairs:
-    from mmdysample.ops import window_triton
+    from mmdysample.ops.triton import windows
 
-    maps = _map(_FINE, dtypes[0], channels_last), _map(_COARSE, dtypes[1], channels_last)
-    dtype = accumulation_dtype(*maps)
-    expected = window_taps.inner_product(*maps, *_SETTINGS, dtype)
-    maps = [t.to(device) for t in maps]
-    return [("result", window_triton.inner_product(*maps, *_SETTINGS, 0, dtype), expected)]
+    pixels, coarse = _map(_FINE, dtypes[0], channels_last), _map(_COARSE, dtypes[1], channels_last)
+    dtype = accumulation_dtype(pixels, coarse)
+    expected = window_taps.inner_product(pixels, coarse, _WINDOW, dtype)
+    pixels, coarse = pixels.to(device), coarse.to(device)
+    actual = like_layout(pixels, _KERNEL, dtype)
+    windows.inner_product(pixels, coarse, _WINDOW, actual)
+    return [("result", actual, expected)]
 
 
 def _scattered_sum(dtypes, device, channels_last) -> Pairs:
-    from mmdysample.ops import window_triton
+    from mmdysample.ops.triton import windows
 
-    maps = _map(_FINE, dtypes[0], channels_last), _map(_KERNEL, dtypes[1], channels_last)
-    expected = window_taps.scattered_sum(*maps, *_SETTINGS, dtypes[0])
-    maps = [t.to(device) for t in maps]
-    return [("result", window_triton.scattered_sum(*maps, *_SETTINGS, 0, dtypes[0]), expected)]
+    pixels, kernel = _map(_FINE, dtypes[0], channels_last), _map(_KERNEL, dtypes[1], channels_last)
+    expected = window_taps.scattered_sum(pixels, kernel, _WINDOW, dtypes[0])
+    pixels, kernel = pixels.to(device), kernel.to(device)
+    actual = like_layout(pixels, _COARSE, dtypes[0])
+    windows.scattered_sum(pixels, kernel, _WINDOW, actual)
+    return [("result", actual, expected)]
 
 
 def _point_sample(dtypes, device, channels_last) -> Pairs:
     """Forward and backward: they are taken together."""
-    from mmdysample.ops import point_sample_triton
+    from mmdysample.ops.triton import point_sample
 
     x, grad = (_map(shape, dtypes[0], channels_last) for shape in (_COARSE, _FINE))
     # From -2 to 2 pixels, a sixteenth or more from pixel centres, where gradients jump.
@@ -161,8 +193,8 @@ def _point_sample(dtypes, device, channels_last) -> Pairs:
     expected_x, expected_offset = torch.autograd.grad(expected, leaves, grad.to(exact))
 
     x, grad, offset = x.to(device), grad.to(device), offset.to(device)
-    actual = point_sample_triton.forward(x, offset, 2, 2)
-    actual_x, actual_offset = point_sample_triton.backward(grad, x, offset, 2, 2, True, True)
+    actual = point_sample.forward(x, offset, 2, 2)
+    actual_x, actual_offset = point_sample.backward(grad, x, offset, 2, 2, True, True)
     return [
         ("result", actual, expected),
         ("gradient of x", actual_x, expected_x),

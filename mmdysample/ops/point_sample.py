@@ -1,6 +1,10 @@
 """Point sampling: read a feature map at learned positions around each of its pixels.
 
 DySample ("Learning to Upsample by Learning to Sample", ICCV 2023), section 3.1, Eq. (1) and (3).
+
+:func:`_compute` chooses who computes it, forward and backward: Triton's kernels
+(:mod:`point_sample_autograd`), sums of rows (:mod:`cpu.point_sample_rows`) or PyTorch's
+``grid_sample``.
 """
 
 from __future__ import annotations
@@ -10,11 +14,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mmdysample.errors import InvalidValue
-from mmdysample.ops import point_sample_ops
+from mmdysample.ops import point_sample_autograd
 from mmdysample.ops.backend import uses_triton
-from mmdysample.ops.checks import check_map, check_same_device, check_windows
+from mmdysample.ops.checks import check_map, check_same_device, positive_int
+from mmdysample.ops.cpu.point_sample_rows import by_indexing, by_rows
 from mmdysample.ops.layout import in_layout_of, is_channels_last
-from mmdysample.ops.point_sample_rows import by_indexing, by_rows
 from mmdysample.ops.precision import float32_or_more
 from mmdysample.ops.tracing import is_exporting, is_transforming
 
@@ -51,7 +55,7 @@ def point_sample(x: Tensor, offset: Tensor, scale_factor: int = 2, groups: int =
         TypeError: an input that is not floating point, a setting that is not an integer.
         ValueError: shapes that do not fit together, a setting below 1, or two devices.
     """
-    _, s, g = check_windows(1, scale_factor, groups)
+    s, g = positive_int("scale_factor", scale_factor), positive_int("groups", groups)
     check_map("x", x)
     check_map("offset", offset)
     batch, channels, height, width = x.shape
@@ -67,11 +71,11 @@ def point_sample(x: Tensor, offset: Tensor, scale_factor: int = 2, groups: int =
 
 
 def _compute(x: Tensor, offset: Tensor, s: int, g: int) -> Tensor:
-    """Choose how: by who watches, the device and the layout."""
+    """Choose the implementation: by who watches, the device and the layout."""
     if is_exporting():
         return in_layout_of(x, _by_grid_sample(x, offset, s, g))
     if uses_triton("point_sample", s * s * x.shape[2] * x.shape[3], x, offset):
-        return point_sample_ops.point_sample(x, offset, s, g)
+        return point_sample_autograd.point_sample(x, offset, s, g)
     if is_transforming():
         return by_indexing(x, offset, s, g)
     if x.device.type == "cpu" and is_channels_last(x) and x.shape[1] // g >= SHORTEST_ROW:

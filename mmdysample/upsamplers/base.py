@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import inspect
-import operator
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from numbers import Integral
 from typing import ClassVar
 
 import torch
@@ -14,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mmdysample.errors import InvalidType, InvalidValue
+from mmdysample.ops.checks import as_integer, positive_int
 from mmdysample.registry import did_you_mean
 from mmdysample.state_dict import rename_prefix
 
@@ -182,7 +181,7 @@ class Upsampler(nn.Module, ABC):
             not isinstance(size, Sequence)
             or len(size) != 2
             # in a graph that is traced, lengths are tensors
-            or not all(_is_integer(length) or isinstance(length, Tensor) for length in size)
+            or any(as_integer(length) is None and not isinstance(length, Tensor) for length in size)
         ):
             raise InvalidValue(f"{name}: size must be two integers (height, width), got {size!r}")
         if guide is not None:
@@ -216,30 +215,11 @@ class Upsampler(nn.Module, ABC):
         return f"{text}, guide_channels={self.guide_channels}" if self.guided else text
 
 
-def positive_int(name: str, value: int) -> int:
-    """``value`` as an int if it is an integer >= 1, also one of NumPy's.
-
-    TypeError or ValueError naming ``name`` otherwise.
-    """
-    if not _is_integer(value):
-        raise InvalidType(f"{name} must be an integer >= 1, got {value!r}")
-    if value < 1:
-        raise InvalidValue(f"{name} must be an integer >= 1, got {value!r}")
-    return operator.index(value)
-
-
 def one_of(name: str, value: str, accepted: Sequence[str]) -> str:
     """``value`` if it is among ``accepted``; ValueError naming ``name`` otherwise."""
     if value not in accepted:
         raise InvalidValue(f"{name} must be one of {', '.join(map(repr, accepted))}, got {value!r}")
     return value
-
-
-_INTEGERS = (Integral, torch.SymInt)
-
-
-def _is_integer(value: object) -> bool:
-    return isinstance(value, _INTEGERS) and not isinstance(value, bool)
 
 
 def _fit(x: Tensor, size: tuple[int, int]) -> Tensor:

@@ -11,9 +11,10 @@ from torch import Tensor, nn
 
 from mmdysample.errors import InvalidValue
 from mmdysample.ops import reassemble
+from mmdysample.ops.checks import odd_int, positive_int
 from mmdysample.registry import register_upsampler
-from mmdysample.upsamplers.base import Upsampler, positive_int
-from mmdysample.upsamplers.layers import Conv2d, float32_or_more, odd_int, pixel_shuffle
+from mmdysample.upsamplers.base import Upsampler
+from mmdysample.upsamplers.layers import Conv2d, float32_or_more, pixel_shuffle
 
 
 @register_upsampler

@@ -14,9 +14,10 @@ from torch import Tensor, nn
 
 from mmdysample.errors import InvalidType, InvalidValue
 from mmdysample.ops import point_sample
+from mmdysample.ops.checks import positive_int
 from mmdysample.ops.precision import float32_or_more
 from mmdysample.registry import register_upsampler
-from mmdysample.upsamplers.base import Upsampler, one_of, positive_int
+from mmdysample.upsamplers.base import Upsampler, one_of
 from mmdysample.upsamplers.layers import Conv2d
 
 STYLES = ("lp", "pl")

@@ -13,14 +13,14 @@ from torch import Tensor, nn
 
 from mmdysample.errors import InvalidType
 from mmdysample.ops import reassemble
+from mmdysample.ops.checks import odd_int, positive_int
 from mmdysample.registry import register_upsampler
-from mmdysample.upsamplers.base import Upsampler, positive_int
+from mmdysample.upsamplers.base import Upsampler
 from mmdysample.upsamplers.layers import (
     Conv2d,
     as_cells,
     float32_or_more,
     join_cells,
-    odd_int,
     split_cells,
 )
 

@@ -10,7 +10,6 @@ from torch import Tensor, nn
 
 from mmdysample.errors import InvalidValue
 from mmdysample.ops import precision
-from mmdysample.upsamplers.base import positive_int
 
 
 class _Initialized:
@@ -42,14 +41,6 @@ class ConvTranspose2d(_Initialized, nn.ConvTranspose2d):
 
 class Linear(_Initialized, nn.Linear):
     pass
-
-
-def odd_int(name: str, value: int) -> int:
-    """``value`` if it is an odd integer >= 1; TypeError or ValueError naming ``name`` otherwise."""
-    value = positive_int(name, value)
-    if value % 2 == 0:
-        raise InvalidValue(f"{name} must be odd, such as 3, 5 or 7, got {value!r}")
-    return value
 
 
 def only_scale_2(upsampler: str, scale_factor: int) -> None:

@@ -14,15 +14,15 @@ from torch import Tensor, nn
 
 from mmdysample.errors import InvalidType, InvalidValue
 from mmdysample.ops import local_similarity, reassemble
+from mmdysample.ops.checks import odd_int, positive_int
 from mmdysample.registry import register_upsampler
-from mmdysample.upsamplers.base import Upsampler, one_of, positive_int
+from mmdysample.upsamplers.base import Upsampler, one_of
 from mmdysample.upsamplers.layers import (
     Linear,
     as_cells,
     float32_or_more,
     group_norm,
     join_cells,
-    odd_int,
     split_cells,
 )
 

@@ -67,7 +67,8 @@ def test_inputs(name, axis):
 @pytest.mark.parametrize("name", CASES)
 def test_results(name, axis, monkeypatch):
     """The results, and what they are accumulated in, are laid out as far apart."""
-    from mmdysample.ops import point_sample_triton, window_triton
+    from mmdysample.ops import window_autograd
+    from mmdysample.ops.triton import point_sample as kernels
 
     function, *shapes, settings = CASES[name]
     inputs = [torch.randn(shape, dtype=torch.float16).requires_grad_() for shape in shapes]
@@ -78,8 +79,8 @@ def test_results(name, axis, monkeypatch):
         made.append(far_apart(tuple(shape), axis, dtype).fill_(math.nan))
         return made[-1]
 
-    monkeypatch.setattr(point_sample_triton, "like_layout", layout)
-    monkeypatch.setattr(window_triton, "like_layout", layout)
+    monkeypatch.setattr(kernels, "like_layout", layout)
+    monkeypatch.setattr(window_autograd, "like_layout", layout)
     actual = run("triton", function, inputs, settings)
     assert len(made) == (2 if name == "point_sample" else 3)
     for value, wanted in zip(actual, expected, strict=True):

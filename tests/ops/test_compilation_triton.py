@@ -23,14 +23,14 @@ import triton
 import triton.language as tl
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
-from mmdysample.ops import point_sample_triton as points, window_triton as windows
+from mmdysample.ops.triton import point_sample as points, windows
 
 tools = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
 ACC = dict(ACC=tl.float32, CHANNELS=64, S=2)
 BACKWARD = dict(NEED_X=True, NEED_OFFSET=True)
 
 def window(function, leading, tiles, **constants):
-    kernel = windows._kernel(function, leading, tuple(tiles), 64, constants.get("PARTS", 1))
+    kernel = windows._kernel(function, leading, tiles, 64, constants.get("PARTS", 1))
     return kernel, dict(ACC, K=5, **constants)
 
 CASES = {

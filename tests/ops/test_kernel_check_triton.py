@@ -86,27 +86,27 @@ def raise_as_a_compiler_does(*_):
 BROKEN = {
     "stores": (
         reassemble,
-        *("window_triton", "_store_pair", _pair_the_wrong_way_round),
+        *("triton.windows", "_store_pair", _pair_the_wrong_way_round),
         *({"weighted_sum", "inner_product"}, "differs from PyTorch's in the result"),
     ),
     "addresses": (
         local_similarity,
-        *("window_triton", "_fine_at", _fine_at_the_first_column),
+        *("triton.windows", "_fine_at", _fine_at_the_first_column),
         *({"scattered_sum"}, "differs from PyTorch's in the result"),
     ),
     "sampling": (
         point_sample,
-        *("point_sample_triton", "_neighbours", _neighbours_weighted_the_wrong_way_round),
+        *("triton.point_sample", "_neighbours", _neighbours_weighted_the_wrong_way_round),
         *({"point_sample"}, "differs from PyTorch's in the result"),
     ),
     "gradient": (
         point_sample,
-        *("point_sample_triton", "_add", _add_nothing),
+        *("triton.point_sample", "_add", _add_nothing),
         *({"point_sample"}, "differs from PyTorch's in the gradient of x"),
     ),
     "compiler": (
         reassemble,
-        *("window_triton", "weighted_sum", raise_as_a_compiler_does),
+        *("triton.windows", "weighted_sum", raise_as_a_compiler_does),
         {"weighted_sum"},
         "fails (RuntimeError: PTX was compiled with an unsupported toolchain.)",
     ),

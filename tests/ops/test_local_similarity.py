@@ -10,7 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mmdysample.ops import local_similarity, naive, window_tiles
+from mmdysample.ops import local_similarity, naive
+from mmdysample.ops.cpu import window_tiles
 from tests.ops.windows import FORMATS, IDS, SHAPES, Function, peak_memory
 from tests.reference.local_similarity import local_similarity as local_similarity_loop
 from tests.utils import assert_close, needs_compiler

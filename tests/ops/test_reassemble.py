@@ -9,7 +9,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from mmdysample.ops import naive, reassemble, window_tiles
+from mmdysample.ops import naive, reassemble
+from mmdysample.ops.cpu import window_tiles
 from tests.ops.windows import FORMATS, IDS, SHAPES, Function, peak_memory
 from tests.reference.reassemble import random_inputs
 from tests.reference.reassemble import reassemble as reassemble_loop

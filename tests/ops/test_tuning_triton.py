@@ -28,7 +28,7 @@ CASES = {
 @pytest.mark.parametrize("name", CASES)
 def test_every_configuration_computes_the_same(name, memory_format, monkeypatch):
     """Also after tuning, which runs kernels that add to their results several times."""
-    from mmdysample.ops import launch_triton, window_triton
+    from mmdysample.ops.triton import launch, windows
 
     function, inputs, settings = CASES[name]
     inputs = on(torch.float32, *(FORMATS[memory_format](t) for t in inputs()))
@@ -41,7 +41,7 @@ def test_every_configuration_computes_the_same(name, memory_format, monkeypatch)
         timed.append(call)
         return [len(timed)] * 3
 
-    def launch(self, grid, *arguments, on, **constants):
+    def launch_tuned(self, grid, *arguments, on, **constants):
         self._tuner = None
         tuner = self._tuned()
         tuner[grid](*arguments, **constants)
@@ -49,14 +49,14 @@ def test_every_configuration_computes_the_same(name, memory_format, monkeypatch)
         launched.append((self, grid, arguments, constants))
 
     launched = []
-    monkeypatch.setattr(launch_triton, "_autotune_arguments", {"do_bench"})  # nothing on disk
-    window_triton._kernel.cache_clear()
-    monkeypatch.setattr(launch_triton, "_time", time)
-    monkeypatch.setattr(launch_triton.Kernel, "launch", launch)
+    monkeypatch.setattr(launch, "_autotune_arguments", {"do_bench"})  # nothing on disk
+    windows._kernel.cache_clear()
+    monkeypatch.setattr(launch, "_time", time)
+    monkeypatch.setattr(launch.Kernel, "launch", launch_tuned)
     for value, wanted in zip(run("triton", function, inputs, settings), expected, strict=True):
         assert_close(value, wanted)
     assert len(timed) == sum(len(kernel.configurations) for kernel, *_ in launched)
-    window_triton._kernel.cache_clear()
+    windows._kernel.cache_clear()
     for kernel, *_ in launched:
         kernel._tuner = None
 
@@ -67,17 +67,17 @@ def test_every_configuration_computes_the_same(name, memory_format, monkeypatch)
             options = dict(num_warps=config.num_warps) if CUDA else {}
             self.function[grid](*arguments, **constants, **config.kwargs, **options)
 
-        monkeypatch.setattr(launch_triton.Kernel, "launch", launch_it)
+        monkeypatch.setattr(launch.Kernel, "launch", launch_it)
         for value, wanted in zip(run("triton", function, inputs, settings), expected, strict=True):
             assert_close(value, wanted)
 
 
 def test_tuning_is_left_out_where_results_must_be_the_same(monkeypatch):
-    from mmdysample.ops import launch_triton, point_sample_triton
+    from mmdysample.ops.triton import launch, point_sample
 
-    kernel = point_sample_triton._forward
+    kernel = point_sample._forward
     monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)
-    monkeypatch.setattr(launch_triton, "_tunes", True)
+    monkeypatch.setattr(launch, "_tunes", True)
     assert kernel._may_tune()
     with monkeypatch.context() as patch:
         patch.setattr(torch, "are_deterministic_algorithms_enabled", lambda: True)
@@ -85,12 +85,12 @@ def test_tuning_is_left_out_where_results_must_be_the_same(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
     assert not kernel._may_tune()
     monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)
-    monkeypatch.setattr(launch_triton, "_tunes", False)
+    monkeypatch.setattr(launch, "_tunes", False)
     assert not kernel._may_tune()
 
 
 def test_sizes_of_a_class_share_their_tuning():
-    from mmdysample.ops.launch_triton import tuning_key
+    from mmdysample.ops.triton.launch import tuning_key
 
     assert tuning_key(2, 1000, 64) == tuning_key(3, 600, 100)
     keys = {tuning_key(2, size, 64) for size in (2**20 - 1, 2**20, 2**21)}

@@ -8,15 +8,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from mmdysample.ops import backend
+from mmdysample.ops import backend, kernel_check
 
 CUDA = torch.cuda.is_available()
 # Without a GPU the kernels run in Triton's interpreter (tests/conftest.py).
 DEVICE = "cuda" if CUDA else "cpu"
 
+_missing = kernel_check.missing(torch.device(DEVICE))
 needs_triton = pytest.mark.skipif(
-    backend._unusable is not None,
-    reason=f"{backend._unusable}: pip install 'triton>=3.0' (Linux)",
+    _missing is not None, reason=f"{_missing}: pip install 'triton>=3.0' (Linux)"
 )
 needs_gpu = pytest.mark.skipif(
     not CUDA, reason="needs a CUDA GPU: there, python -m pytest tests/ops -k triton"

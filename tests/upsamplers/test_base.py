@@ -8,7 +8,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from mmdysample import Upsampler
-from mmdysample.upsamplers.base import one_of, positive_int
+from mmdysample.ops.checks import positive_int
+from mmdysample.upsamplers.base import one_of
 
 
 class Repeat(Upsampler):

@@ -113,7 +113,7 @@ def test_kernels_are_float32_in_half_precision(dtype):
     [
         (dict(gating=1), TypeError, "gating must be True or False, got 1"),
         (dict(lite="yes"), TypeError, "lite must be True or False, got 'yes'"),
-        (dict(kernel_size=4), ValueError, "kernel_size must be odd, such as 3, 5 or 7, got 4"),
+        (dict(kernel_size=4), ValueError, "kernel_size must be an odd integer >= 1, got 4"),
     ],
 )
 def test_errors(settings, error, message):

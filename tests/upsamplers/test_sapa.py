@@ -146,7 +146,7 @@ def test_initial_values():
     [
         (dict(variant="x"), ValueError, "variant must be one of 'i', 'b', 'g', 'p', got 'x'"),
         (dict(variant="i", guide_channels=4), ValueError, "guide_channels must be in_channels=8"),
-        (dict(kernel_size=2), ValueError, "kernel_size must be odd, such as 3, 5 or 7, got 2"),
+        (dict(kernel_size=2), ValueError, "kernel_size must be an odd integer >= 1, got 2"),
         (dict(embedding_dim=0), ValueError, "embedding_dim must be an integer >= 1, got 0"),
         (
             dict(normalization="softmax"),

@@ -16,9 +16,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from mmdysample.ops.launch_triton import Kernel, tuning_key
 from mmdysample.ops.layout import is_channels_last, like_layout
 from mmdysample.ops.precision import float32_or_more
+from mmdysample.ops.triton.launch import Kernel, tuning_key
 
 
 @triton.jit

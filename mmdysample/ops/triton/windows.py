@@ -1,4 +1,4 @@
-"""The three window products in fused Triton kernels; :mod:`window_products` says what they compute.
+"""The three window products in fused Triton kernels; :mod:`window_autograd` says what they are.
 
 A program takes coarse pixels with 2*2 of the s*s pixels that lie in each of them, which share a
 window: a neighbour is read once for all four, and the K*K neighbours of a pixel overlap in the
@@ -20,10 +20,10 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from mmdysample.ops import window_tiles
-from mmdysample.ops.launch_triton import Kernel, tuning_key
-from mmdysample.ops.layout import is_channels_last, like_layout
+from mmdysample.ops.checks import Window
+from mmdysample.ops.layout import is_channels_last
 from mmdysample.ops.precision import accumulation_dtype
+from mmdysample.ops.triton.launch import Kernel, tuning_key
 
 _SIZES = ["height", "width", "groups", "tuning_key"]
 
@@ -292,10 +292,10 @@ def _scattered_sum_kernel(
 
 
 # (channels or taps, what a tile holds, warps)
-_TILES = [(16, 1024, 4), (32, 2048, 8), (8, 1024, 4), (32, 1024, 4)]
-_TILES_CHANNELS_LAST = [(64, 1024, 4), (32, 1024, 4), (128, 2048, 8)]
-_TILES_OF_TAPS = [(32, 1024, 4), (32, 512, 4), (32, 2048, 8), (32, 512, 2)]
-_TILES_OF_PARTS = [(8, 1024, 4), (16, 2048, 4), (4, 1024, 4), (16, 2048, 8)]
+_TILES = ((16, 1024, 4), (32, 2048, 8), (8, 1024, 4), (32, 1024, 4))
+_TILES_CHANNELS_LAST = ((64, 1024, 4), (32, 1024, 4), (128, 2048, 8))
+_TILES_OF_TAPS = ((32, 1024, 4), (32, 512, 4), (32, 2048, 8), (32, 512, 2))
+_TILES_OF_PARTS = ((8, 1024, 4), (16, 2048, 4), (4, 1024, 4), (16, 2048, 8))
 MOST_CELLS = 256
 
 
@@ -305,7 +305,7 @@ def _kernel(
     leading: str,
     tiles: tuple[tuple[int, int, int], ...],
     most: int,
-    parts: int,
+    parts: int = 1,
 ) -> Kernel:
     """``function`` with tiles of up to ``most`` channels or taps, for pixels in ``parts``."""
     configurations = {}
@@ -317,28 +317,51 @@ def _kernel(
     return Kernel(function, list(configurations.values()))
 
 
+def weighted_sum(coarse: Tensor, kernel: Tensor, window: Window, out: Tensor) -> None:
+    """As :func:`cpu.window_tiles.weighted_sum`."""
+    channels = coarse.shape[1] // window.groups
+    tiles = _TILES_CHANNELS_LAST if is_channels_last(coarse) else _TILES
+    function = _kernel(_weighted_sum_kernel, "BLOCK_C", tiles, triton.next_power_of_2(channels))
+    quads = triton.cdiv(window.scale_factor, 2) ** 2
+    _launch(function, (coarse, kernel, out), coarse.shape, window, ("BLOCK_C", channels), quads)
+
+
+def inner_product(pixels: Tensor, coarse: Tensor, window: Window, out: Tensor) -> None:
+    """As :func:`cpu.window_tiles.inner_product`."""
+    taps = window.kernel_size**2
+    function = _kernel(_inner_product_kernel, "TAPS", _TILES_OF_TAPS, triton.next_power_of_2(taps))
+    quads = triton.cdiv(window.scale_factor, 2) ** 2
+    _launch(function, (pixels, coarse, out), coarse.shape, window, ("TAPS", taps), quads)
+
+
+def scattered_sum(pixels: Tensor, kernel: Tensor, window: Window, out: Tensor) -> None:
+    """As :func:`cpu.window_tiles.scattered_sum`."""
+    channels = pixels.shape[1] // window.groups
+    tiles = _TILES_CHANNELS_LAST if is_channels_last(pixels) else _TILES_OF_PARTS
+    most, parts = map(triton.next_power_of_2, (channels, window.scale_factor**2))
+    function = _kernel(_scattered_sum_kernel, "BLOCK_C", tiles, most, parts)
+    split = ("BLOCK_C", channels)
+    _launch(function, (pixels, kernel, out), out.shape, window, split, quads=1, PARTS=parts)
+
+
 def _launch(
-    function: triton.runtime.KernelInterface,
+    kernel: Kernel,
     maps: tuple[Tensor, Tensor, Tensor],
     coarse_shape: tuple[int, ...],
-    kernel_size: int,
-    scale_factor: int,
-    groups: int,
+    window: Window,
+    split: tuple[str, int],
+    quads: int,
+    **constants: int,
 ) -> None:
-    first, second, result = maps
+    """Run ``kernel`` on two maps and the result.
+
+    ``split``: the setting of a block's size along channels or taps, and how many there are.
+    """
+    first, second, out = maps
+    kernel_size, scale_factor, groups = window
     batch, channels, height, width = coarse_shape
     per_group, cells = channels // groups, height * width
-    constants = dict(CHANNELS=per_group, K=kernel_size, S=scale_factor)
-    leading, length, quads, parts = "BLOCK_C", per_group, triton.cdiv(scale_factor, 2) ** 2, 1
-    tiles = _TILES_CHANNELS_LAST if is_channels_last(first) else _TILES
-    if function is _inner_product_kernel:
-        leading, length, tiles = "TAPS", kernel_size**2, _TILES_OF_TAPS
-    elif function is _scattered_sum_kernel:
-        quads, parts = 1, triton.next_power_of_2(scale_factor**2)
-        constants["PARTS"] = parts
-        tiles = tiles if is_channels_last(first) else _TILES_OF_PARTS
-    most = triton.next_power_of_2(length)
-    kernel = _kernel(function, leading, tuple(tiles), most, parts)
+    leading, length = split
 
     def grid(settings):
         blocks = triton.cdiv(cells, settings["BLOCK_Q"])
@@ -348,67 +371,18 @@ def _launch(
         grid,
         first,
         second,
-        result,
+        out,
         height,
         width,
         groups,
         *first.stride(),
         *second.stride(),
-        *result.stride(),
+        *out.stride(),
         tuning_key(kernel_size, scale_factor, batch * groups * cells, per_group),
-        **constants,
+        CHANNELS=per_group,
+        K=kernel_size,
+        S=scale_factor,
         ACC=tl.float64 if accumulation_dtype(first, second) == torch.float64 else tl.float32,
         on=first.device,
+        **constants,
     )
-
-
-def weighted_sum(
-    coarse: Tensor,
-    kernel: Tensor,
-    kernel_size: int,
-    scale_factor: int,
-    groups: int,
-    room: int,
-    dtype: torch.dtype,
-) -> Tensor:
-    """As :func:`window_tiles.weighted_sum`; takes no ``room``."""
-    result = like_layout(coarse, window_tiles.pixels_shape(coarse, scale_factor), dtype)
-    if result.numel():
-        settings = coarse.shape, kernel_size, scale_factor, groups
-        _launch(_weighted_sum_kernel, (coarse, kernel, result), *settings)
-    return result
-
-
-def inner_product(
-    pixels: Tensor,
-    coarse: Tensor,
-    kernel_size: int,
-    scale_factor: int,
-    groups: int,
-    room: int,
-    dtype: torch.dtype,
-) -> Tensor:
-    """As :func:`window_tiles.inner_product`; takes no ``room``."""
-    shape = window_tiles.kernel_shape(coarse, kernel_size, scale_factor, groups)
-    result = like_layout(pixels, shape, dtype)
-    if result.numel():
-        settings = coarse.shape, kernel_size, scale_factor, groups
-        _launch(_inner_product_kernel, (pixels, coarse, result), *settings)
-    return result
-
-
-def scattered_sum(
-    pixels: Tensor,
-    kernel: Tensor,
-    kernel_size: int,
-    scale_factor: int,
-    groups: int,
-    room: int,
-    dtype: torch.dtype,
-) -> Tensor:
-    """As :func:`window_tiles.scattered_sum`; takes no ``room``."""
-    result = like_layout(pixels, window_tiles.coarse_shape(pixels, scale_factor), dtype)
-    if result.numel():
-        settings = result.shape, kernel_size, scale_factor, groups
-        _launch(_scattered_sum_kernel, (pixels, kernel, result), *settings)
-    return result

@@ -1,12 +1,12 @@
 """The window products on any device, in tiles of small matrix products.
 
-:mod:`window_products` says what they compute, and which arguments they take. Here is how. The
-coarse map is cut into blocks of T*T pixels. What a block reads is the window of (T+K-1)^2 coarse
-pixels around it, which its (T*s)^2 pixels share. A matrix of those pixels by that window, which
-holds each pixel's K*K kernel in the places of its own window and zeros elsewhere, turns the sums
-into one small matrix product a block. The zeros cost arithmetic, with T=4 and K=5 two and a half
-times of it, but spare what an unfolded map costs in memory traffic. Blocks are taken a tile at a
-time, as many as fit in a cache, so that nothing is held but a tile.
+:mod:`window_autograd` says what they compute. Here is how. The coarse map is cut into blocks of T*T
+pixels. What a block reads is the window of (T+K-1)^2 coarse pixels around it, which its (T*s)^2
+pixels share. A matrix of those pixels by that window, which holds each pixel's K*K kernel in the
+places of its own window and zeros elsewhere, turns the sums into one small matrix product a block.
+The zeros cost arithmetic, with T=4 and K=5 two and a half times of it, but spare what an unfolded
+map costs in memory traffic. Blocks are taken a tile at a time, as many as fit in a cache, so that
+nothing is held but a tile.
 
 Zero times infinity is not a number, so a value that is not finite would spoil its whole block. On a
 CPU such maps are noticed and computed by :mod:`window_taps` instead. On other devices, where
@@ -23,7 +23,8 @@ import torch
 from torch import Tensor
 
 from mmdysample.ops import window_taps
-from mmdysample.ops.layout import is_channels_last, like_layout
+from mmdysample.ops.checks import Window
+from mmdysample.ops.layout import is_channels_last
 from mmdysample.ops.precision import accumulation_dtype
 
 # Tiles of this size stay in the caches of a processor, or fill a GPU.
@@ -31,74 +32,36 @@ CPU_TILE_BYTES = 8 * 2**20
 GPU_TILE_BYTES = 256 * 2**20
 
 
-def weighted_sum(
-    coarse: Tensor,
-    kernel: Tensor,
-    kernel_size: int,
-    scale_factor: int,
-    groups: int,
-    room: int,
-    dtype: torch.dtype,
-) -> Tensor:
-    """Each pixel's sum over its window of kernel * coarse, (B, C, s*H, s*W) in ``dtype``."""
-    result = like_layout(coarse, pixels_shape(coarse, scale_factor), dtype)
-    if not result.numel():
-        return result
+def weighted_sum(coarse: Tensor, kernel: Tensor, window: Window, out: Tensor) -> None:
+    """Each pixel's sum over its window of kernel * coarse into ``out``, (B, C, s*H, s*W)."""
     if has_nonfinite_on_cpu(coarse):
-        exact = window_taps.weighted_sum(coarse, kernel, kernel_size, scale_factor, groups, dtype)
-        return result.copy_(exact)
-    tiling = Tiling(coarse, result, kernel, kernel_size, scale_factor, groups, room)
+        out.copy_(window_taps.weighted_sum(coarse, kernel, window, out.dtype))
+        return
+    tiling = Tiling(coarse, out, kernel, window)
     windows, kernels, pixels = tiling.windows(), tiling.kernels(), tiling.pixels()
     for tile in tiling:
         n = tile.blocks
         tiling.load_windows(windows, coarse, tile)
         tiling.load_kernels(kernels, kernel, tile)
         matmul(kernels[:n], windows[:n], out=pixels[:n])
-        tiling.store_pixels(result, pixels, tile)
-    return result
+        tiling.store_pixels(out, pixels, tile)
 
 
-def inner_product(
-    pixels_map: Tensor,
-    coarse: Tensor,
-    kernel_size: int,
-    scale_factor: int,
-    groups: int,
-    room: int,
-    dtype: torch.dtype,
-) -> Tensor:
-    """Each pixel's inner products with its window's pixels, (B, g*K*K, s*H, s*W) in ``dtype``."""
-    shape = kernel_shape(coarse, kernel_size, scale_factor, groups)
-    result = like_layout(pixels_map, shape, dtype)
-    if not result.numel():
-        return result
-    tiling = Tiling(coarse, pixels_map, result, kernel_size, scale_factor, groups, room)
+def inner_product(pixels_map: Tensor, coarse: Tensor, window: Window, out: Tensor) -> None:
+    """Each pixel's inner products with its window's pixels into ``out``, (B, g*K*K, s*H, s*W)."""
+    tiling = Tiling(coarse, pixels_map, out, window)
     windows, kernels, pixels = tiling.windows(), tiling.kernels(), tiling.pixels()
     for tile in tiling:
         n = tile.blocks
         tiling.load_windows(windows, coarse, tile)
         tiling.load_pixels(pixels, pixels_map, tile)
         matmul(pixels[:n], windows[:n].transpose(1, 2), out=kernels[:n])
-        tiling.store_kernels(result, kernels, tile)
-    return result
+        tiling.store_kernels(out, kernels, tile)
 
 
-def scattered_sum(
-    pixels_map: Tensor,
-    kernel: Tensor,
-    kernel_size: int,
-    scale_factor: int,
-    groups: int,
-    room: int,
-    dtype: torch.dtype,
-) -> Tensor:
-    """Each pixel times its kernel, added up where its window lies: (B, C, H, W) in ``dtype``."""
-    result = like_layout(pixels_map, coarse_shape(pixels_map, scale_factor), dtype)
-    if not result.numel():
-        return result
-    tiling = Tiling(
-        result, pixels_map, kernel, kernel_size, scale_factor, groups, room, accumulates=True
-    )
+def scattered_sum(pixels_map: Tensor, kernel: Tensor, window: Window, out: Tensor) -> None:
+    """Each pixel times its kernel, added up where its window lies, into ``out``, (B, C, H, W)."""
+    tiling = Tiling(out, pixels_map, kernel, window, accumulates=True)
     windows, kernels, pixels = tiling.windows(), tiling.kernels(), tiling.pixels()
     rows = tiling.accumulator()
     for tile in tiling:
@@ -111,28 +74,9 @@ def scattered_sum(
         matmul(kernels[:n].transpose(1, 2), pixels[:n], out=windows[:n])
         tiling.add_windows(rows, windows, tile)
         if tile.ends_rows:
-            tiling.store_rows(result, rows, tile)
-    if has_nonfinite_on_cpu(result):
-        settings = kernel_size, scale_factor, groups, dtype
-        result.copy_(window_taps.scattered_sum(pixels_map, kernel, *settings))
-    return result
-
-
-def pixels_shape(coarse: Tensor, scale_factor: int) -> tuple[int, int, int, int]:
-    batch, channels, height, width = coarse.shape
-    return batch, channels, scale_factor * height, scale_factor * width
-
-
-def kernel_shape(
-    coarse: Tensor, kernel_size: int, scale_factor: int, groups: int
-) -> tuple[int, int, int, int]:
-    batch, _, height, width = coarse.shape
-    return batch, groups * kernel_size**2, scale_factor * height, scale_factor * width
-
-
-def coarse_shape(pixels_map: Tensor, scale_factor: int) -> tuple[int, int, int, int]:
-    batch, channels, height, width = pixels_map.shape
-    return batch, channels, height // scale_factor, width // scale_factor
+            tiling.store_rows(out, rows, tile)
+    if has_nonfinite_on_cpu(out):
+        out.copy_(window_taps.scattered_sum(pixels_map, kernel, window, out.dtype))
 
 
 def has_nonfinite_on_cpu(x: Tensor) -> bool:
@@ -185,28 +129,27 @@ class Tiling:
         coarse: Tensor,
         pixels_map: Tensor,
         kernel: Tensor,
-        kernel_size: int,
-        scale_factor: int,
-        groups: int,
-        room: int,
+        window: Window,
         accumulates: bool = False,
     ) -> None:
         self.batch, channels, self.height, self.width = coarse.shape
-        self.kernel_size, self.scale_factor, self.groups = kernel_size, scale_factor, groups
-        self.group_channels = channels // groups
+        self.kernel_size, self.scale_factor, self.groups = window
+        self.group_channels = channels // self.groups
         # Large blocks waste arithmetic, small ones copy more and make products too small.
-        self.block = max(1, min(4, 8 // scale_factor))
-        self.window = self.block + kernel_size - 1
+        self.block = max(1, min(4, 8 // self.scale_factor))
+        self.window = self.block + self.kernel_size - 1
         self.n_taps = self.window**2
-        self.n_pixels = (self.block * scale_factor) ** 2
+        self.n_pixels = (self.block * self.scale_factor) ** 2
         self.channels_last = is_channels_last(pixels_map)
         dtype = accumulation_dtype(coarse, pixels_map, kernel)
         self.options = dict(dtype=dtype, device=coarse.device)
         self._scratch: Tensor | None = None
+        # A tile stays below one buffer of the size of the larger map.
+        room = max(fine.numel() * fine.dtype.itemsize for fine in (pixels_map, kernel)) * 3 // 4
         self._choose_tile(room, accumulates)
 
     def _choose_tile(self, room: int, accumulates: bool) -> None:
-        """As many blocks as the cache and ``room`` hold."""
+        """As many blocks as the cache and ``room``, in bytes, hold."""
         t, itemsize = self.block, self.options["dtype"].itemsize
         rows, columns = -(-self.height // t), -(-self.width // t)
         per_channel = self.n_taps + 2 * self.n_pixels + 2 * t**2  # copies and margins included

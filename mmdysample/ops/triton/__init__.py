@@ -1,0 +1,1 @@
+"""The primitives in fused Triton kernels; nothing here is imported before :mod:`backend` asks."""
