@@ -130,8 +130,9 @@ class PlacedBatchSampler(Sampler):
         return len(self.batch_sampler)
 
     def __iter__(self) -> Iterator[list[Draw]]:
+        # Lazily: a DataLoader with workers makes two iterators, and draws from the second alone.
         skip, self.skip = self.skip, 0
-        return islice(self._batches(), skip, None)
+        yield from islice(self._batches(), skip, None)
 
     def _batches(self) -> Iterator[list[Draw]]:
         if not self.endless:
