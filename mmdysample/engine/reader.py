@@ -71,7 +71,6 @@ def _read_archive(file: BinaryIO, size: int) -> Any:
         def read_storage(key: str, length: int) -> torch.Tensor:
             if key not in storages:
                 storages[key] = _tensor_of(archive.read(f"{root}data/{key}"))
-            require(len(storages[key]) == length, "a storage's size")
             return storages[key]
 
         return Unpickler(io.BytesIO(archive.read(pickles[0])), read_storage).load()
@@ -92,7 +91,6 @@ def _read_legacy(file: BinaryIO, size: int) -> Any:
             total += length
             require(total <= size, "the sizes of its storages")
             storages[key] = torch.zeros(length, dtype=torch.uint8)
-        require(len(storages[key]) == length, "a storage's size")
         return storages[key]
 
     if Unpickler(file).load() != _LEGACY_MAGIC or Unpickler(file).load() != _LEGACY_PROTOCOL:

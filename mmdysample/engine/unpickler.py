@@ -195,7 +195,8 @@ class Unpickler(pickle._Unpickler):
 
     Args:
         file: where the pickle begins.
-        read_storage: gives the bytes of a tensor's storage, (n,) uint8, by its name and n.
+        read_storage: gives the bytes of a tensor's storage, (n,) uint8, by its name and n, what the
+            pickle says of it.
     """
 
     def __init__(
@@ -217,7 +218,9 @@ class Unpickler(pickle._Unpickler):
         kind, dtype, key, _, count, *view = pid
         require(kind == "storage" and type(dtype) is torch.dtype, "a storage's type")
         require(type(key) is str and is_count(count) and not any(view), "a storage's size")
-        return self._read_storage(key, count * dtype.itemsize).view(dtype)
+        content = self._read_storage(key, count * dtype.itemsize)
+        require(len(content) == count * dtype.itemsize, "a storage's size")
+        return content.view(dtype)
 
     def load_long1(self) -> None:
         super().load_long1()

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import io
 import pickle
+import struct
 from collections import Counter
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 pytest.importorskip("mmengine", reason="needs mmengine: bash tools/setup_env.sh installs it")
 
+from mmengine.logging import HistoryBuffer
+
 from mmdysample.engine.reader import read
 from mmdysample.engine.unpickler import Refused
-from tests.engine.mutations import archive, saved
+from tests.engine.mutations import Asm, archive, pickle_of, saved
 
 FORMATS = pytest.mark.parametrize("zipped", [True, False], ids=["archive", "before-1.6"])
 
@@ -132,3 +136,74 @@ def test_other_byte_orders():
     at = legacy.index(b"\x88", legacy.index(b"little_endian"))  # True
     with pytest.raises(pickle.UnpicklingError, match="its byte order"):
         read_bytes(legacy[:at] + b"\x89" + legacy[at + 1 :])
+
+
+@pytest.mark.parametrize(
+    "array",
+    [
+        np.array(["a"]),
+        np.array([b"a"]),
+        np.array([None]),
+        np.array([1], ">i4"),
+        np.array(["2020-01-01"], "M8[s]"),
+        np.zeros(1, [("a", "f8")]),
+        np.array([1j]),
+    ],
+    ids=lambda array: str(array.dtype),
+)
+def test_arrays_of_other_kinds(array):
+    with pytest.raises(pickle.UnpicklingError, match="dtype"):
+        reread(array)
+
+
+@pytest.mark.parametrize("shape", [(3,), (2**32, 2**32)], ids=str)
+def test_arrays_larger_than_their_bytes(shape):
+    pickled = pickle.dumps(np.zeros((2, 2)), 2)
+    before = b"K\x02K\x02\x86"  # (2, 2)
+    assert pickled.count(before) == 1
+    with pytest.raises(pickle.UnpicklingError, match="an array's size"):
+        read_bytes(archive(pickled.replace(before, Asm.value(shape)), saved({})))
+
+
+def test_numbers_of_another_size():
+    pickled = pickle.dumps(np.float64(1), 2)
+    with pytest.raises(pickle.UnpicklingError, match="a number's size"):
+        read_bytes(archive(pickled.replace(b"f8", b"f4"), saved({})))
+
+
+@pytest.mark.parametrize("log", [[1.0], np.zeros((1, 1)), "a", np.zeros(2)], ids=repr)
+def test_logged_scalars_that_are_none(log):
+    history = HistoryBuffer([1.0], [1])
+    history._log_history = log
+    with pytest.raises(pickle.UnpicklingError, match="a log"):
+        reread(history)
+
+
+@FORMATS
+def test_storages_larger_than_the_file(zipped):
+    content = saved(torch.zeros(300, dtype=torch.uint8), _use_new_zipfile_serialization=zipped)
+    pickled = pickle_of(content) if zipped else content
+    count = Asm.value(300)
+    assert pickled.count(count) == 2  # of the storage and of the tensor
+    pickled = pickled.replace(count, Asm.value(60_000))
+    with pytest.raises(pickle.UnpicklingError, match=r"a storage's size|sizes of its storages"):
+        read_bytes(archive(pickled, content) if zipped else pickled)
+
+
+def test_entries_larger_than_the_file():
+    """As those that overlap are."""
+    content = bytearray(saved(torch.zeros(300)))
+    entry = content.rindex(b"PK\x01\x02")
+    struct.pack_into("<II", content, entry + 20, 2**20, 2**20)
+    with pytest.raises(pickle.UnpicklingError, match="the sizes of its entries"):
+        read_bytes(bytes(content))
+
+
+def test_storages_under_other_names():
+    legacy = saved([torch.zeros(2), torch.ones(2)], _use_new_zipfile_serialization=False)
+    # The names stand in order, behind the pickle of the content.
+    start = legacy.rindex(b"\x80\x02]q\x00(X")
+    name = legacy[start + 11 : start + 13]
+    at = legacy.index(name, start)
+    with pytest.raises(pickle.UnpicklingError, match="its storages"):
+        read_bytes(legacy[:at] + b"zz" + legacy[at + 2 :])
