@@ -91,22 +91,26 @@ def check_checkpoint_file(path: str | os.PathLike) -> None:
     Its contents are not read: what else is wrong is seen when it is loaded.
     """
     path = Path(path).expanduser()
-    if not path.exists():
-        raise CheckpointError(f"checkpoint {path} does not exist")
-    if path.is_dir():
-        raise CheckpointError(f"checkpoint {path} is a directory, not a file")
-    # Reading from a pipe or a device may not end.
-    if not path.is_file():
-        raise CheckpointError(f"checkpoint {path} is not a regular file")
-    with open(path, "rb") as file:
-        head = file.read(4)
-        if not head:
-            raise CheckpointError(f"checkpoint {path} is empty")
-        if head == b"PK\x03\x04":
-            if not zipfile.is_zipfile(file):
-                raise CheckpointError(f"checkpoint {path} is cut off or damaged")
-        elif head[:1] != b"\x80":
-            raise CheckpointError(f"checkpoint {path} is not a file of torch.save")
+    try:
+        if not path.exists():
+            raise CheckpointError(f"checkpoint {path} does not exist")
+        if path.is_dir():
+            raise CheckpointError(f"checkpoint {path} is a directory, not a file")
+        # Reading from a pipe or a device may not end.
+        if not path.is_file():
+            raise CheckpointError(f"checkpoint {path} is not a regular file")
+        with open(path, "rb") as file:
+            head = file.read(4)
+            whole = head != b"PK\x03\x04" or zipfile.is_zipfile(file)
+    except OSError as error:
+        reason = os.strerror(error.errno).lower()
+        raise CheckpointError(f"checkpoint {path} cannot be read: {reason}") from error
+    if not head:
+        raise CheckpointError(f"checkpoint {path} is empty")
+    if not whole:
+        raise CheckpointError(f"checkpoint {path} is cut off or damaged")
+    if head != b"PK\x03\x04" and head[:1] != b"\x80":
+        raise CheckpointError(f"checkpoint {path} is not a file of torch.save")
 
 
 # ------------------------------------------------- addresses and lists

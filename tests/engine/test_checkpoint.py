@@ -155,7 +155,14 @@ def test_truncated(tmp_path, cut):
 
 def test_no_file(tmp_path):
     os.mkfifo(tmp_path / "pipe")
-    places = {"nowhere": "does not exist", ".": "is a directory", "pipe": "is not a regular file"}
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    places = {
+        "nowhere": "does not exist",
+        "loop": "does not exist",
+        ".": "is a directory",
+        "pipe": "is not a regular file",
+        "a" * 300: "cannot be read: file name too long",
+    }
     for name, says in places.items():
         with pytest.raises(CheckpointError, match=says):
             check_checkpoint_file(tmp_path / name)
