@@ -6,9 +6,11 @@ import os
 import sys
 import zipfile
 from collections import OrderedDict
+from collections.abc import Iterator
+from contextlib import contextmanager
 from http.client import HTTPException
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, BinaryIO
 from urllib.error import URLError
 from urllib.parse import urlparse
 
@@ -58,21 +60,19 @@ def load_checkpoint_file(path: str | os.PathLike) -> dict:
         CheckpointError: the file is missing, damaged, no checkpoint, or asks for a function or
             class that no checkpoint needs.
     """
-    check_checkpoint_file(path)
-    path = Path(path).expanduser()
-    try:
-        with open(path, "rb") as file:
-            loaded = read(file, path.stat().st_size)
-    except Refused as error:
-        raise CheckpointError(
-            f"checkpoint {path} was refused and nothing in it was run: it asks for "
-            f"{ascii(str(error))[:80]}, which no checkpoint of weights needs and could run code"
-        ) from error
-    except Exception as error:  # damaged bytes make a parser raise nearly anything
-        reason = f"{type(error).__name__}, {ascii(str(error))[:200]}"
-        raise CheckpointError(
-            f"checkpoint {path} cannot be read, it is damaged or no checkpoint: {reason}"
-        ) from error
+    with _opened(path) as file:
+        try:
+            loaded = read(file, os.fstat(file.fileno()).st_size)
+        except Refused as error:
+            raise CheckpointError(
+                f"checkpoint {path} was refused and nothing in it was run: it asks for "
+                f"{ascii(str(error))[:80]}, which no checkpoint of weights needs and could run code"
+            ) from error
+        except Exception as error:  # damaged bytes make a parser raise nearly anything
+            reason = f"{type(error).__name__}, {ascii(str(error))[:200]}"
+            raise CheckpointError(
+                f"checkpoint {path} cannot be read, it is damaged or no checkpoint: {reason}"
+            ) from error
     if not isinstance(loaded, dict):
         raise CheckpointError(
             f"checkpoint {path} holds a {type(loaded).__name__} where a dict of weights is expected"
@@ -90,6 +90,12 @@ def check_checkpoint_file(path: str | os.PathLike) -> None:
 
     Its contents are not read: what else is wrong is seen when it is loaded.
     """
+    with _opened(path):
+        pass
+
+
+@contextmanager
+def _opened(path: str | os.PathLike) -> Iterator[BinaryIO]:
     path = Path(path).expanduser()
     try:
         if not path.exists():
@@ -101,16 +107,17 @@ def check_checkpoint_file(path: str | os.PathLike) -> None:
             raise CheckpointError(f"checkpoint {path} is not a regular file")
         with open(path, "rb") as file:
             head = file.read(4)
-            whole = head != b"PK\x03\x04" or zipfile.is_zipfile(file)
+            if not head:
+                raise CheckpointError(f"checkpoint {path} is empty")
+            if head == b"PK\x03\x04" and not zipfile.is_zipfile(file):
+                raise CheckpointError(f"checkpoint {path} is cut off or damaged")
+            if head != b"PK\x03\x04" and head[:1] != b"\x80":
+                raise CheckpointError(f"checkpoint {path} is not a file of torch.save")
+            file.seek(0)
+            yield file
     except OSError as error:
         reason = os.strerror(error.errno).lower()
         raise CheckpointError(f"checkpoint {path} cannot be read: {reason}") from error
-    if not head:
-        raise CheckpointError(f"checkpoint {path} is empty")
-    if not whole:
-        raise CheckpointError(f"checkpoint {path} is cut off or damaged")
-    if head != b"PK\x03\x04" and head[:1] != b"\x80":
-        raise CheckpointError(f"checkpoint {path} is not a file of torch.save")
 
 
 # ------------------------------------------------- addresses and lists

@@ -111,7 +111,6 @@ def calls_and_states(base: bytes, rng: random.Random) -> Iterator[bytes]:
     """Everything is called, made and built upon, with arguments and states of all kinds."""
     command = f"touch {CANARY}"
     arguments = [(command,), (), ("O8", False, True), (1 << 62,), ([("a", 1)],), ("a", "latin1")]
-    logs = np.arange(3.0), np.arange(2.0), np.zeros((2, 2)), [1], command
     states = [
         dict(a=1),
         [],
@@ -119,56 +118,12 @@ def calls_and_states(base: bytes, rng: random.Random) -> Iterator[bytes]:
         (1, (1 << 40,), None, False, b"\x41" * 8),
         (3, "|", None, ("a",), {}, 8, 1, 0),
         dict(_metadata={"": command, command: dict(version=command)}),
-        *(dict(_log_history=a, _count_history=b, max_length=9) for a in logs for b in logs),
-        dict(_log_history=logs[0], _count_history=logs[0], max_length=1),
+        dict(_log_history=command, _count_history=None, statistics_methods=dict(mean=command)),
     ]
     for name in NAMES:
         called = Asm.call(Asm.name(name), *map(Asm.value, rng.choice(arguments)))
         for target in (Asm.name(name), called, Asm.name(name) + b")\x81"):
             yield archive(Asm.file(target, Asm.value(rng.choice(states)), b"b"), base)
-    for state in states:
-        history = Asm.name("mmengine.logging.history_buffer HistoryBuffer") + b")\x81"
-        yield archive(Asm.file(history + Asm.value(state) + b"b"), base)
-    for owner in ("mmengine.logging.history_buffer HistoryBuffer", "numpy ndarray"):
-        for attribute in ("__init__", "__globals__", "mean", "__reduce__", "__class__.__base__"):
-            once = Asm.call(Asm.name("builtins getattr"), Asm.name(owner), Asm.value(attribute))
-            twice = Asm.call(Asm.name("builtins getattr"), once, Asm.value("__globals__"))
-            yield archive(Asm.file(twice), base)
-
-
-def objects_of_numpy(base: bytes, rng: random.Random) -> Iterator[bytes]:
-    """Bytes that numpy would take for pointers, and arrays larger than their bytes."""
-    del rng
-    pointer = struct.pack("<Q", 0x4141414141414141)
-    text = Asm.call(Asm.name("_codecs encode"), Asm.value("A" * 8), Asm.value("latin1"))
-    empty = Asm.call(
-        Asm.name("numpy.core.multiarray _reconstruct"),
-        *(Asm.name("numpy ndarray"), Asm.value((0,)), Asm.value(b"b")),
-    )
-
-    def plain(name: str) -> bytes:
-        return Asm.call(Asm.name("numpy dtype"), *map(Asm.value, (name, False, True)))
-
-    def array(shape: tuple, dtype: bytes) -> bytes:
-        content = Asm.call(
-            Asm.name("_codecs encode"), Asm.value(pointer.decode("latin1")), Asm.value("latin1")
-        )
-        state = Asm.value(1) + Asm.value(shape) + dtype + Asm.value(False) + content
-        return empty + b"(" + state + b"tb"
-
-    for flags in (0, 16, 63):
-        # Without its flags numpy's dtype of objects takes bytes for pointers, also in a field.
-        objects = plain("O8") + Asm.value((3, "|", None, None, None, -1, -1, flags)) + b"b"
-        fields = b"}" + Asm.value("a") + plain("O") + Asm.value(0) + b"\x86s"
-        state = b"".join(map(Asm.value, (3, "|", None, ("a",)))) + fields
-        state += b"".join(map(Asm.value, (8, 1, flags)))
-        for dtype in (objects, plain("V8") + b"(" + state + b"tb"):
-            yield archive(Asm.file(array((1,), dtype)), base)
-    for name in ("O8", "O", "V8", "S8", "U2", "M8[s]", "f8", "i8", "f16", "c16"):
-        for shape in ((1,), (1 << 40,), (-1,)):
-            yield archive(Asm.file(array(shape, plain(name))), base)
-        scalar = Asm.call(Asm.name("numpy.core.multiarray scalar"), plain(name), text)
-        yield archive(Asm.file(scalar), base)
 
 
 def huge(base: bytes, rng: random.Random) -> Iterator[bytes]:
@@ -237,4 +192,4 @@ def replaced(base: bytes, *path: Any, value: Any) -> bytes:
     return saved(content)
 
 
-KINDS = (flipped, swapped_names, calls_and_states, objects_of_numpy, huge, deep)
+KINDS = (flipped, swapped_names, calls_and_states, huge)

@@ -122,7 +122,8 @@ def test_attacks_run_nothing(attack, kind, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     pickled = ATTACKS[attack]
     Path("bad.pth").write_bytes(archive(pickled, saved({})) if kind == "archive" else pickled)
-    says = r"checkpoint bad\.pth was refused and nothing in it was run: it asks for "
+    asked = r"['\"](posix|builtins|pathlib|numpy\.lib\._?npyio.*|torch|getattr)\W"
+    says = rf"checkpoint bad\.pth was refused and nothing in it was run: it asks for {asked}"
     with pytest.raises(CheckpointError, match=says) as caught:
         load_checkpoint_file("bad.pth")
     assert "\n" not in str(caught.value)
@@ -135,12 +136,6 @@ def test_the_attacks_would_work_on_plain_pickle(tmp_path, monkeypatch):
     pickle.loads(ATTACKS["system"])
     assert (tmp_path / "hacked").exists()
     assert pickle.loads(ATTACKS["getattr-of-ndarray"]) is np.ndarray.tofile
-
-
-def test_refusal_names_what_was_asked_for(tmp_path):
-    (tmp_path / "bad.pth").write_bytes(archive(ATTACKS["eval"], saved({})))
-    with pytest.raises(CheckpointError, match=r"it asks for 'builtins\.eval', which"):
-        load_checkpoint_file(tmp_path / "bad.pth")
 
 
 @pytest.mark.parametrize("cut", [0, 1, 10, 500, -1])

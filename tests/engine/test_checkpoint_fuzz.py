@@ -14,7 +14,7 @@ import torch
 pytest.importorskip("mmdet", reason="needs mmdet: bash tools/setup_env.sh installs it")
 pytest.importorskip("mmseg", reason="needs mmseg: bash tools/setup_env.sh installs it")
 
-from tests.engine.mutations import KINDS, flipped, replaced, saved, wrong_types
+from tests.engine.mutations import KINDS, deep, flipped, replaced, saved, wrong_types
 from tests.engine.tiny import write_tiny_config
 from tests.engine.zygote import TEST, TRAIN
 
@@ -65,7 +65,9 @@ def test_the_witness_sees(zygote, tmp_path):
     assert told == ["acted", "acted", "died", "crashed", "loaded"]
 
 
-@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
+@pytest.mark.parametrize(
+    "kind", [*KINDS, pytest.param(deep, marks=pytest.mark.slow)], ids=lambda kind: kind.__name__
+)
 def test_changed_checkpoints(kind, good, zygote, tmp_path):
     """What loads is compared with nothing: it may be any data."""
     cases = []
@@ -84,7 +86,6 @@ def well_formed(good: bytes, canary: Path) -> dict[str, bytes]:
     program = f"open({str(canary / 'ran')!r}, 'w')\nmodel = dict(type='TinyModel')\n"
     info = ("message_hub", "runtime_info")
     group = ("optimizer", "param_groups", 0)
-    state = ("optimizer", "state", 0)
     changes = {
         "config-is-run": ("meta", "config", program),
         "cfg-is-run": (*info, "cfg", program),
@@ -94,32 +95,14 @@ def well_formed(good: bytes, canary: Path) -> dict[str, bytes]:
         "kept-are-elsewhere": (*info, "keep_ckpt_ids", [f"../{canary}/precious"]),
         "kept-is-a-number": (*info, "keep_ckpt_ids", 7),
         "epoch-is-text": ("meta", "epoch", "1"),
-        "epoch-is-negative": ("meta", "epoch", -1),
         "epochs-without-end": ("meta", "epoch", 10**9),
-        "iteration-is-huge": ("meta", "iter", 2**31 - 1),
-        "seed-is-huge": ("meta", "seed", 2**40),
         "meta-is-a-list": ("meta", [1]),
         "classes-are-arrays": ("meta", "dataset_meta", dict(classes=[np.arange(3)] * 2)),
         "hub-is-a-list": ("message_hub", []),
-        "no-epochs": (*info, "max_epochs", 0),
-        "score-is-text": (*info, "best_score_x", "text"),
-        "scalars-are-numbers": ("message_hub", "log_scalars", {"train/loss": 1}),
-        "optimizer-is-a-list": ("optimizer", []),
-        "another-optimizer": (*group, "betas", None),
-        "betas-beyond": (*group, "betas", (3.0, 3.0)),
         "rate-is-text": (*group, "lr", "fast"),
-        "groups-are-none": ("optimizer", "param_groups", []),
         "switches": (*group, "capturable", True),
-        "moment-of-another-shape": (*state, "exp_avg", torch.zeros(7)),
-        "moment-is-missing": ("optimizer", "state", {0: {}}),
-        "moment-of-nothing": ("optimizer", "state", {99: {}}),
-        "step-is-an-array": (*state, "step", np.zeros(3)),
-        "schedulers-are-none": ("param_schedulers", []),
-        "scheduler-without-numbers": ("param_schedulers", [dict(step=1, optimizer=2)]),
         "weights-are-text": ("state_dict", "layer.weight", "text"),
         "weights-of-another-shape": ("state_dict", "layer.weight", torch.zeros(5)),
-        "weights-are-an-array": ("state_dict", np.zeros(3)),
-        "names-are-numbers": ("state_dict", {1: torch.zeros(1)}),
         "averages-are-text": ("ema_state_dict", dict(a="text")),
         "averages-of-another-shape": ("ema_state_dict", {"module.layer.bias": torch.zeros(9)}),
     }
@@ -130,6 +113,7 @@ def well_formed(good: bytes, canary: Path) -> dict[str, bytes]:
     }
 
 
+@pytest.mark.slow
 def test_resumed_in_memory(good, zygote, tmp_path):
     """Values of other types: a resumed run says which it takes, and trains with those."""
     contents = well_formed(good, tmp_path / "CANARY")
@@ -143,7 +127,7 @@ def test_resumed_in_memory(good, zygote, tmp_path):
     assert wrong(told, "checkpoint ") == {}
     taken = ("config-is-run", "best-is-a-directory", "kept-are-elsewhere", "switches")
     assert {name: told[name] for name in taken} == dict.fromkeys(taken, "loaded")
-    for name in ("epoch-is-text", "another-optimizer", "weights-are-an-array", "rate-is-text"):
+    for name in ("epoch-is-text", "rate-is-text", "weights-are-text"):
         assert told[name].startswith("checkpoint ")
     assert len(told) / 4 < sum(outcome != "loaded" for outcome in told.values())
 
