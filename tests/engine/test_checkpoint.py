@@ -122,7 +122,7 @@ def test_attacks_run_nothing(attack, kind, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     pickled = ATTACKS[attack]
     Path("bad.pth").write_bytes(archive(pickled, saved({})) if kind == "archive" else pickled)
-    asked = r"['\"](posix|builtins|pathlib|numpy\.lib\._?npyio.*|torch|getattr)\W"
+    asked = r"['\"](posix|builtins|mmengine|pathlib|numpy\.lib\._?npyio.*|torch|getattr)\W"
     says = rf"checkpoint bad\.pth was refused and nothing in it was run: it asks for {asked}"
     with pytest.raises(CheckpointError, match=says) as caught:
         load_checkpoint_file("bad.pth")

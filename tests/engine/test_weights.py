@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from contextlib import nullcontext
 
 import pytest
@@ -58,7 +59,9 @@ def test_what_fits(capsys):
     Names that could clear the terminal or hide a line of the log are printed as Python writes them.
     """
     source, model = Block(), Block()
-    state = {f"module.{name}": value for name, value in source.state_dict().items()}
+    own = source.state_dict()
+    state = OrderedDict((f"module.{name}", value) for name, value in own.items())
+    state._metadata = own._metadata
     del state["module.norm.num_batches_tracked"]
     state["module.\x1b[2Jother\n"] = torch.zeros(1)
     load_weights(model, dict(state_dict=state), "x.pth", logger=None)
