@@ -1,4 +1,4 @@
-"""Trained models on single images, the same way for mmdet and mmseg.
+"""Trained models on single images, alike for mmdet and mmseg.
 
 from mmdysample.inference import open_inferencer
 

@@ -113,8 +113,8 @@ def _tensor_of(data: bytes) -> torch.Tensor:
 
 
 def _check_depth(loaded: Any) -> None:
-    """Refuse what is nested too deep for code that calls itself, as ``copy.deepcopy`` does, or
-    holds the same containers so often that whoever goes through it comes to no end."""
+    """Refuse what is nested too deep for recursive code, such as ``copy.deepcopy``, or refers to
+    the same containers so often that a walk through it would hardly end."""
     level, total = [loaded], 0
     for _ in range(_MAX_DEPTH):
         containers = [x for x in level if isinstance(x, (dict, list, tuple))]

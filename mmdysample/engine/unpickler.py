@@ -21,7 +21,7 @@ from mmengine.logging import HistoryBuffer
 
 # What uses a number may convert it to a float or to text, and neither takes any whole number.
 _MAX_INTEGER = 2**128
-# An expanded tensor is larger than its storage, by as much as a file likes to say.
+# An expanded tensor is larger than its storage, by any factor that a file claims.
 _MAX_EXPANDED = 2**28
 _KEYS = (str, int, float, bool, bytes, type(None))
 
@@ -136,7 +136,7 @@ _NAMES: dict[str, Any] = {
     # Classes are their own names, for the functions above and below to know them by.
     _NDARRAY: _NDARRAY,
     _HISTORY: _HISTORY,
-    # Their methods are named in two ways, the second one by pickle's protocols from 4 on.
+    # Its methods; pickle's protocols from 4 on name them directly.
     "builtins.getattr": _statistic,
     **{f"{_HISTORY}.{name}": None for name in _STATISTICS},
 }
@@ -177,9 +177,9 @@ def _set_versions(mapping: OrderedDict, state: Any) -> None:
     """The versions of modules, which ``state_dict`` puts there, and nothing else."""
     if type(state) is dict and isinstance(state.get("_metadata"), dict):
         mapping._metadata = OrderedDict(
-            (module, dict(version=told["version"]))
-            for module, told in state["_metadata"].items()
-            if type(module) is str and type(told) is dict and type(told.get("version")) is int
+            (module, dict(version=local["version"]))
+            for module, local in state["_metadata"].items()
+            if type(module) is str and type(local) is dict and type(local.get("version")) is int
         )
 
 

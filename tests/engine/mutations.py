@@ -1,4 +1,4 @@
-"""Changed checkpoints, each made from a good one: what a fault or a stranger could make of it."""
+"""Changed checkpoints, each made from a good one: by a fault or on purpose."""
 
 from __future__ import annotations
 

@@ -39,11 +39,11 @@ def outcomes(zygote, directory: Path, cases: list[dict]) -> list[str]:
     return json.loads((directory / "job.json.results").read_text())
 
 
-def wrong(told: dict[Any, str], *refusals: str) -> dict[Any, str]:
+def wrong(results: dict[Any, str], *refusals: str) -> dict[Any, str]:
     """The cases that did not load and did not get one sentence either."""
     return {
         name: outcome
-        for name, outcome in told.items()
+        for name, outcome in results.items()
         if outcome != "loaded" and (not outcome.startswith(refusals) or "\n" in outcome)
     }
 
@@ -61,8 +61,8 @@ def test_the_witness_sees(zygote, tmp_path):
     for name, script in scripts.items():
         (tmp_path / f"{name}.py").write_text(script)
         cases.append(dict(argv=[str(tmp_path / f"{name}.py")], cwd=str(tmp_path)))
-    told = [outcome.split()[0] for outcome in outcomes(zygote, tmp_path, cases)]
-    assert told == ["acted", "acted", "died", "crashed", "loaded"]
+    results = [outcome.split()[0] for outcome in outcomes(zygote, tmp_path, cases)]
+    assert results == ["acted", "acted", "died", "crashed", "loaded"]
 
 
 @pytest.mark.parametrize(
@@ -75,10 +75,10 @@ def test_changed_checkpoints(kind, good, zygote, tmp_path):
         path = tmp_path / f"{number}.pth"
         path.write_bytes(content)
         cases.append(dict(load=str(path)))
-    told = outcomes(zygote, tmp_path, cases)
-    assert wrong(dict(enumerate(told)), "checkpoint ") == {}
+    results = outcomes(zygote, tmp_path, cases)
+    assert wrong(dict(enumerate(results)), "checkpoint ") == {}
     assert len(list(tmp_path.iterdir())) == len(cases) + 2
-    assert len(cases) / 4 < sum(outcome != "loaded" for outcome in told)
+    assert len(cases) / 4 < sum(outcome != "loaded" for outcome in results)
 
 
 def well_formed(good: bytes, canary: Path) -> dict[str, bytes]:
@@ -123,13 +123,13 @@ def test_resumed_in_memory(good, zygote, tmp_path):
     for name, content in contents.items():
         (tmp_path / f"{name}.pth").write_bytes(content)
         cases.append(dict(resume=[str(config), str(tmp_path / f"{name}.pth")]))
-    told = dict(zip(contents, outcomes(zygote, tmp_path, cases), strict=True))
-    assert wrong(told, "checkpoint ") == {}
+    results = dict(zip(contents, outcomes(zygote, tmp_path, cases), strict=True))
+    assert wrong(results, "checkpoint ") == {}
     taken = ("config-is-run", "best-is-a-directory", "kept-are-elsewhere", "switches")
-    assert {name: told[name] for name in taken} == dict.fromkeys(taken, "loaded")
+    assert {name: results[name] for name in taken} == dict.fromkeys(taken, "loaded")
     for name in ("epoch-is-text", "rate-is-text", "weights-are-text"):
-        assert told[name].startswith("checkpoint ")
-    assert len(told) / 4 < sum(outcome != "loaded" for outcome in told.values())
+        assert results[name].startswith("checkpoint ")
+    assert len(results) / 4 < sum(outcome != "loaded" for outcome in results.values())
 
 
 @pytest.mark.slow
@@ -165,11 +165,11 @@ def test_through_the_tools(good, zygote, tmp_path):
         cases[f"{name}-test"] = dict(argv=[*map(str, argv)], cwd=str(directory))
         directory, path = place(name, "infer")
         cases[f"{name}-infer"] = dict(infer=[str(config), str(path)], cwd=str(directory))
-    told = dict(zip(cases, outcomes(zygote, tmp_path, list(cases.values())), strict=True))
+    results = dict(zip(cases, outcomes(zygote, tmp_path, list(cases.values())), strict=True))
     # The tools print "error: " before the sentence.
     refusals = ("checkpoint ", "none of the checkpoints ", "--resume: ")
-    assert wrong(told, *refusals, *(f"error: {each}" for each in refusals)) == {}
+    assert wrong(results, *refusals, *(f"error: {each}" for each in refusals)) == {}
     assert [path.name for path in canary.iterdir()] == ["precious"]
     for name in ("config-is-run", "best-is-a-directory", "kept-are-elsewhere"):
-        assert told[f"{name}-resume"] == "loaded"
+        assert results[f"{name}-resume"] == "loaded"
         assert (tmp_path / f"{name}-resume" / "epoch_2.pth").exists()

@@ -144,6 +144,7 @@ def test_another_precision_fits():
         (lambda averages, weights: averages.update(steps=torch.zeros(2)), False),
         (lambda averages, weights: averages.update(steps="text"), False),
         (lambda averages, weights: weights.pop("head.bias"), False),
+        (lambda averages, weights: weights.update({"head.bias": torch.zeros(9)}), False),
     ],
 )
 def test_averages_that_a_hook_resumes(change, fits):
