@@ -134,7 +134,7 @@ def with_checks(transforms: list, dataset: Any) -> list:
             after = [CheckLabelMap(classes and len(classes), dataset.ignore_index)]
         elif _loads_labels(transform):
             before = [CheckImageFile("seg_map_path", "map of segments")]
-        checked += [*(before), transform, *after]
+        checked += [*(before if _is_local(transform) else []), transform, *after]
     return checked
 
 
