@@ -105,7 +105,7 @@ def test_files_that_cannot_be_read(tmp_path):
 
 
 NAN, INFINITE = float("nan"), float("inf")
-NOT_COMPRESSED = ["wild \x00", "\ud800", "é", "", "o", "/", "p", "o" * 30 + "0"]
+NOT_COMPRESSED = ["wild \x00", "\ud800", "é", "", "o", "5o", "/", "p", "o" * 30 + "0"]
 
 
 @pytest.mark.parametrize(
@@ -245,6 +245,7 @@ def test_classes():
     assert "must have different names" in refusal(CONTENT, "dog", "cat", "dog")
     with pytest.raises(UserError, match="must be a list of names, got 'cat'"):
         check_annotations(CONTENT, "FILE", "cat")
+    assert "9 of image 3 in FILE is of category 7" in refusal(PANOPTIC, "cat", panoptic=True)
     assert refusal(PANOPTIC, "dog", "cat", panoptic=True) == (
         "classes of metainfo must be in the order of the categories of FILE, ['cat', 'dog']"
     )

@@ -132,6 +132,19 @@ def load(cfg: dict) -> None:
         dataset[index]
 
 
+def test_masks_and_annotations_are_needed_where_they_are_read(data):
+    cfg = detector(data)
+    cfg["pipeline"][1]["with_mask"] = True
+    with pytest.raises(UserError, match=r"annotation 1 of image 0 in .*json has no mask"):
+        build_data_set(cfg)
+    content = json.loads((data / "annotations.json").read_text())
+    del content["annotations"]
+    (data / "annotations.json").write_text(json.dumps(content))
+    with pytest.raises(UserError, match="has no 'annotations'"):
+        build_data_set(detector(data))
+    assert len(build_data_set(detector(data) | dict(test_mode=True, filter_cfg=None))) == 6
+
+
 def test_sizes_are_compared_with_the_annotation_file(data):
     content = json.loads((data / "annotations.json").read_text())
     content["images"][4]["width"] += 1

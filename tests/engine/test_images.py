@@ -156,8 +156,10 @@ def test_size():
     compare = CheckImageSize("x.json")
     for sample in (sized(4, 6, (4, 6)), sized(4, 6, (4, 6, 3)), dict(ori_shape=(4, 6)), dict()):
         assert compare(sample) is sample
-    with pytest.raises(UserError) as caught:
-        compare(sized(4, 6, (5, 6)))
-    assert str(caught.value) == "the image a.jpg is 5x6 (height x width), but 4x6 in x.json"
+    for height, width in ((5, 6), (4, 7)):
+        with pytest.raises(UserError) as caught:
+            compare(sized(4, 6, (height, width)))
+        says = f"the image a.jpg is {height}x{width} (height x width), but 4x6 in x.json"
+        assert str(caught.value) == says
     with pytest.raises(UserError, match=r"is 6x4 .*, but 4x6 in x.json \(is it turned by its EXIF"):
         compare(sized(4, 6, (6, 4)))

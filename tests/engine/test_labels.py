@@ -32,6 +32,7 @@ def test_labels_of_the_classes_and_the_ignored_one_pass():
         with pytest.raises(UserError, match=says):
             check(results(label))
     assert CheckLabelMap(None, 255)(results(254))
+    assert CheckLabelMap(3, 9)(results(9))
     assert check({}) == {}  # an image without labels
 
 

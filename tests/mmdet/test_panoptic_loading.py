@@ -36,7 +36,7 @@ def make_dataset(root, kind="CocoPanopticDataset", **kwargs):
         return DATASETS.build(settings | kwargs)
 
 
-def test_masks_labels_and_boxes_of_a_picture(tmp_path):
+def test_masks_labels_and_boxes_of_an_image(tmp_path):
     ids = [[70000, 70000, 300, 300], [70000, 0, 300, 8], [5, 5, 5, 8]]
     example = Example(ids, {70000: DOG, 300: CAT, 8: CAT, 5: SEA}, crowds={300})
     (item,) = make_dataset(write(tmp_path / "data", [example]))
@@ -81,7 +81,7 @@ def test_parts_may_be_left_out(tmp_path):
         assert key not in item and others <= item.keys()
 
 
-def test_a_picture_without_annotations_goes_through():
+def test_an_image_without_annotations_goes_through():
     """As an inferencer hands it on."""
     results = dict(img=np.zeros((4, 6, 3), np.uint8), ori_shape=(4, 6), img_shape=(4, 6))
     results = LoadPanopticSegments()(results)
