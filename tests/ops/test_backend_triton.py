@@ -16,7 +16,7 @@ from mmdysample.ops import backend, kernel_check, local_similarity, point_sample
 from mmdysample.ops.backend import get_backend, set_backend, use_backend
 from tests.ops.triton_cases import CUDA, DEVICE, needs_gpu, needs_triton
 from tests.ops.windows import Function
-from tests.utils import assert_close, needs_compiler
+from tests.utils import assert_close
 
 ROOT = Path(__file__).resolve().parents[2]
 CASES = {
@@ -64,29 +64,21 @@ def test_unknown_backend(value):
 
 
 def test_environment_variable():
-    code = "from mmdysample.ops.backend import get_backend; print(get_backend())"
-    assert python(code, MMDYSAMPLE_BACKEND="torch").stdout.strip() == "torch"
+    code = "from mmdysample.ops.backend import get_backend; get_backend()"
     result = python(code, MMDYSAMPLE_BACKEND="gpu")
     assert result.returncode == 1
     sentence = "InvalidValue: MMDYSAMPLE_BACKEND must be one of auto, torch, triton, got 'gpu'"
     assert result.stderr.strip().splitlines()[-1].endswith(sentence)
 
 
-def test_triton_is_not_imported_before_it_is_used():
-    code = (
-        "import sys, torch, mmdysample; up = mmdysample.DySample(8); "
-        "up(torch.zeros(1, 8, 2, 3)); print('triton' in sys.modules)"
-    )
-    result = python(code)
-    assert result.stdout.strip() == "False", result.stderr
-
-
 MISSING = """
 import sys
-sys.modules['triton'] = None
 import torch
 from mmdysample import DySample
 from mmdysample.ops import backend
+DySample(8)(torch.zeros(1, 8, 2, 3))
+print('triton' in sys.modules)
+sys.modules['triton'] = None
 print(DySample(8)(torch.zeros(1, 8, 2, 3)).shape)
 backend.set_backend('triton')
 backend._interpreted = True
@@ -94,9 +86,9 @@ DySample(8)(torch.zeros(1, 8, 2, 3))
 """
 
 
-def test_a_machine_without_triton():
+def test_triton_is_imported_where_it_is_used_and_may_be_missing():
     result = python(MISSING)
-    assert result.stdout.splitlines() == ["torch.Size([1, 8, 4, 6])"]
+    assert result.stdout.splitlines() == ["False", "torch.Size([1, 8, 4, 6])"]
     assert result.stderr.strip().splitlines()[-1] == (
         "RuntimeError: MMDYSAMPLE_BACKEND=triton or set_backend('triton') demands Triton for "
         "point_sample, but Triton is not installed"
@@ -291,13 +283,12 @@ def test_compiles_in_one_graph(name):
 
 
 @needs_triton
-@needs_compiler
 @pytest.mark.filterwarnings("ignore")  # of the compiler's own
 def test_an_upsampler_compiles_and_follows_the_backend():
     """A graph compiled for one path is not used for the other."""
     torch._dynamo.reset()
     up = DySample(8, groups=2).to(DEVICE)
-    compiled = torch.compile(up, fullgraph=True)
+    compiled = torch.compile(up, fullgraph=True, backend="aot_eager")
     x = torch.randn(1, 8, 3, 4, device=DEVICE)
     for name in ("torch", "triton"):
         calls = []
