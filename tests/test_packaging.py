@@ -241,9 +241,10 @@ from mmengine.infer import BaseInferencer
 import mmdysample.engine.config  # tells mmengine of the package
 from mmdysample.inference import config_path
 from mmengine.utils import get_installed_path
+models = BaseInferencer.list_models("mmdysample")  # prints them, too
 print(get_installed_path("mmdysample"))
 print(Config.fromfile("child.py").model.neck.upsample_cfg.type)
-print({name!r} in BaseInferencer.list_models("mmdysample"))
+print({name!r} in models)
 print(config_path({name!r}))
 """
     output = python("-W", "ignore", "-c", code, cwd=tmp_path, PYTHONPATH=str(installed))
