@@ -102,6 +102,7 @@ for name in mmdysample.list_upsamplers():
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(
     not MMCV1.is_dir(), reason=f"needs mmcv 1.7 in {MMCV1}: bash tools/setup_env.sh puts it there"
 )

@@ -1,10 +1,10 @@
 """Whether the Triton kernels compute on this machine what PyTorch computes.
 
 GPU, driver and Triton may not go together, and then a kernel fails, or computes something else. At
-the first use of an operation in a process, for each device and dtype, a small case is computed both
-ways, by PyTorch on the CPU, and compared: milliseconds, beside the compilation, which Triton keeps
-on disk. Where it raises or differs, PyTorch computes from then on, and one warning says so. Where
-Triton is missing or too old, or the GPU is, PyTorch computes without a warning.
+the first use of an operation in a process, for each device and dtype, a small case is computed by
+Triton and by PyTorch on the CPU, and compared: milliseconds, beside the compilation, which Triton
+keeps on disk. Where it raises or differs, PyTorch computes from then on, and one warning says so.
+Where Triton is missing or too old, or the GPU is, PyTorch computes without a warning.
 """
 
 from __future__ import annotations

@@ -57,15 +57,12 @@ def point_sample(x: Tensor, offset: Tensor, scale_factor: int = 2, groups: int =
     """
     s, g = positive_int("scale_factor", scale_factor), positive_int("groups", groups)
     check_map("x", x)
-    check_map("offset", offset)
     batch, channels, height, width = x.shape
     if channels % g:
-        raise InvalidValue(f"x must be (B, C, H, W) with C divisible by {g=}, got {tuple(x.shape)}")
+        raise InvalidValue(f"groups must divide the {channels} channels of x, got {groups}")
     if height < 1 or width < 1:
         raise InvalidValue(f"x must have at least one pixel, got {tuple(x.shape)}")
-    expected = (batch, 2 * g * s * s, height, width)
-    if offset.shape != expected:
-        raise InvalidValue(f"offset must be {expected} for {s=}, {g=}, got {tuple(offset.shape)}")
+    check_map("offset", offset, (batch, 2 * g * s * s, height, width))
     check_same_device("x", x, "offset", offset)
     return _compute(x, offset, s, g)
 

@@ -50,7 +50,11 @@ def far_apart(shape: tuple[int, ...], axis: int, dtype=torch.float16) -> Tensor:
 
 @pytest.mark.parametrize("axis", range(4), ids=["image", "channel", "row", "column"])
 @pytest.mark.parametrize("name", CASES)
-def test_inputs(name, axis):
+def test_inputs_and_results(name, axis, monkeypatch):
+    """The results, and what they are accumulated in, are laid out as far apart as the inputs."""
+    from mmdysample.ops import window_autograd
+    from mmdysample.ops.triton import point_sample as kernels
+
     function, *shapes, settings = CASES[name]
     near = [torch.randn(shape, dtype=torch.float16) for shape in shapes]
     far = [far_apart(t.shape, axis).copy_(t).requires_grad_() for t in near]
@@ -58,21 +62,6 @@ def test_inputs(name, axis):
     grad = torch.randn(3, 9 if name == "local_similarity" else 3, 3, 3)
     assert max(far[0].stride()) * 2 >= 2**31
     expected = run("triton", function, near, settings, grad)
-    grad = far_apart(grad.shape, axis).copy_(grad)
-    for actual, wanted in zip(run("triton", function, far, settings, grad), expected, strict=True):
-        assert_close(actual, wanted)
-
-
-@pytest.mark.parametrize("axis", range(4), ids=["image", "channel", "row", "column"])
-@pytest.mark.parametrize("name", CASES)
-def test_results(name, axis, monkeypatch):
-    """The results, and what they are accumulated in, are laid out as far apart."""
-    from mmdysample.ops import window_autograd
-    from mmdysample.ops.triton import point_sample as kernels
-
-    function, *shapes, settings = CASES[name]
-    inputs = [torch.randn(shape, dtype=torch.float16).requires_grad_() for shape in shapes]
-    expected = run("triton", function, inputs, settings)
     made = []
 
     def layout(like, shape, dtype):
@@ -81,7 +70,8 @@ def test_results(name, axis, monkeypatch):
 
     monkeypatch.setattr(kernels, "like_layout", layout)
     monkeypatch.setattr(window_autograd, "like_layout", layout)
-    actual = run("triton", function, inputs, settings)
+    grad = far_apart(grad.shape, axis).copy_(grad)
+    actual = run("triton", function, far, settings, grad)
     assert len(made) == (2 if name == "point_sample" else 3)
     for value, wanted in zip(actual, expected, strict=True):
         assert_close(value, wanted)

@@ -12,7 +12,7 @@ import pytest
 
 from tests.ops.triton_cases import needs_triton
 
-pytestmark = needs_triton
+pytestmark = [needs_triton, pytest.mark.slow]
 
 ROOT = Path(__file__).resolve().parents[2]
 # Prints, for the first configuration of every kernel, what it uses and how it accesses memory.

@@ -8,6 +8,7 @@ import torch
 from mmdysample.ops import local_similarity, naive, reassemble
 from mmdysample.ops.backend import use_backend
 from tests.ops.triton_cases import FORMATS, needs_gpu, needs_triton, on, run
+from tests.ops.windows import OPERATIONS
 from tests.reference.local_similarity import local_similarity as local_similarity_loop
 from tests.reference.reassemble import random_inputs
 from tests.reference.reassemble import reassemble as reassemble_loop
@@ -27,53 +28,27 @@ SHAPES = [
     (1, 1, 1, 11, 9, 2, 1),
     (1, 37, 2, 3, 3, 2, 1),
 ]
-IDS = ["b{}-c{}-{}x{}-k{}-s{}-g{}".format(*shape) for shape in SHAPES]
-OPERATIONS = {
-    "reassemble": (reassemble, reassemble_loop, naive.reassemble),
-    "local_similarity": (local_similarity, local_similarity_loop, naive.local_similarity),
-}
-
-
-def make_inputs(name, batch, channels, height, width, kernel_size, scale_factor, groups):
-    """Both inputs of an operation, and its settings."""
-    if name == "reassemble":
-        settings = (kernel_size, scale_factor, groups)
-        return random_inputs(batch, channels, height, width, *settings), settings
-    query = torch.randn(batch, channels, scale_factor * height, scale_factor * width)
-    key = torch.randn(batch, channels, height, width)
-    return (query / channels**0.5, key), (kernel_size, scale_factor)
-
-
-@pytest.mark.parametrize("shape", SHAPES, ids=IDS)
-@pytest.mark.parametrize("name", OPERATIONS)
-def test_equals_loop(name, shape):
-    function, loop, _ = OPERATIONS[name]
-    inputs, settings = make_inputs(name, *shape)
-    inputs = on(torch.float64, *inputs)
-    with use_backend("triton"):
-        out = function(*inputs, *settings)
-    assert_close(out, loop(*inputs, *settings))
+every_operation = pytest.mark.parametrize("operation", OPERATIONS.values(), ids=OPERATIONS)
 
 
 @pytest.mark.parametrize(
     ("shape", "dtype"),
     [
         *((shape, torch.float32) for shape in SHAPES),
-        *((shape, dtype) for shape in SHAPES[1:3] for dtype in (torch.float16, torch.bfloat16)),
+        *((SHAPES[2], dtype) for dtype in (torch.float16, torch.bfloat16)),
     ],
     ids=str,
 )
-@pytest.mark.parametrize("name", OPERATIONS)
-def test_dtypes_and_gradients(name, shape, dtype):
+@every_operation
+def test_dtypes_and_gradients(operation, shape, dtype):
     """Only inputs and results are rounded: unfolding them in float64 is the truth."""
-    function, _, unfolded = OPERATIONS[name]
-    inputs, settings = make_inputs(name, *shape)
-    inputs = on(dtype, *inputs)
+    settings = operation.settings(shape)
+    inputs = on(dtype, *operation.inputs(shape))
     exact = [t.detach().double().requires_grad_() for t in inputs]
-    grad = torch.randn_like(unfolded(*exact, *settings)).to(dtype)
-    actual = run("triton", function, inputs, settings, grad)
-    expected = run("torch", unfolded, exact, settings, grad)
-    assert actual[0].dtype == (dtype if name == "reassemble" else torch.float32)
+    grad = torch.randn_like(operation.naive(*exact, *settings)).to(dtype)
+    actual = run("triton", operation.function, inputs, settings, grad)
+    expected = run("torch", operation.naive, exact, settings, grad)
+    assert actual[0].dtype == (dtype if operation.groups else torch.float32)
     for value, wanted in zip(actual, expected, strict=True):
         assert_close(value, wanted)
     assert [t.dtype for t in actual[1:]] == [dtype, dtype]
@@ -81,64 +56,61 @@ def test_dtypes_and_gradients(name, shape, dtype):
 
 def test_mixed_dtypes():
     """Under autocast x is half precision, kernels that a softmax has made are float32."""
-    (x, kernel), settings = make_inputs("reassemble", 1, 4, 3, 5, 3, 2, 2)
+    shape = (1, 4, 3, 5, 3, 2, 2)
+    x, kernel = random_inputs(*shape)
     inputs = [*on(torch.bfloat16, x), *on(torch.float32, kernel)]
-    actual = run("triton", reassemble, inputs, settings)
+    actual = run("triton", reassemble, inputs, shape[4:])
     assert [t.dtype for t in actual] == [torch.bfloat16, torch.bfloat16, torch.float32]
     exact = [t.detach().double().requires_grad_() for t in inputs]
-    for value, wanted in zip(actual, run("torch", naive.reassemble, exact, settings), strict=True):
-        assert_close(value, wanted)
-
-
-@pytest.mark.parametrize("memory_format", FORMATS)
-@pytest.mark.parametrize("name", OPERATIONS)
-def test_memory_formats(name, memory_format):
-    function, _, unfolded = OPERATIONS[name]
-    inputs, settings = make_inputs(name, 2, 6, 3, 5, 3, 2, 1)
-    inputs = [FORMATS[memory_format](t) for t in inputs]
-    inputs = on(torch.float32, *inputs)
-    expected = unfolded(*inputs, *settings)
-    grad = FORMATS[memory_format](torch.randn(expected.shape))
-    actual = run("triton", function, inputs, settings, grad)
-    if memory_format == "channels_last":
-        assert all(t.is_contiguous(memory_format=torch.channels_last) for t in actual)
-    expected = run("torch", unfolded, inputs, settings, grad)
+    expected = run("torch", naive.reassemble, exact, shape[4:])
     for value, wanted in zip(actual, expected, strict=True):
         assert_close(value, wanted)
 
 
-@pytest.mark.parametrize("name", OPERATIONS)
-def test_numeric_gradients_of_both_orders(name):
-    function = OPERATIONS[name][0]
-    inputs, settings = make_inputs(name, 1, 1, 2, 2, 3, 2, 1)
-    inputs = on(torch.float64, *inputs)
+@pytest.mark.parametrize("memory_format", FORMATS)
+@every_operation
+def test_memory_formats(operation, memory_format):
+    shape = (2, 6, 3, 5, 3, 2, 1)
+    settings = operation.settings(shape)
+    inputs = on(torch.float32, *(FORMATS[memory_format](t) for t in operation.inputs(shape)))
+    grad = FORMATS[memory_format](torch.randn_like(operation.naive(*inputs, *settings)))
+    actual = run("triton", operation.function, inputs, settings, grad)
+    if memory_format == "channels_last":
+        assert all(t.is_contiguous(memory_format=torch.channels_last) for t in actual)
+    expected = run("torch", operation.naive, inputs, settings, grad)
+    for value, wanted in zip(actual, expected, strict=True):
+        assert_close(value, wanted)
+
+
+@every_operation
+def test_numeric_gradients_of_both_orders(operation):
+    shape = (1, 1, 2, 2, 3, 2, 1)
+    inputs = on(torch.float64, *operation.inputs(shape))
 
     def call(*maps):
-        return function(*maps, *settings)
+        return operation.function(*maps, *operation.settings(shape))
 
     with use_backend("triton"):
         assert torch.autograd.gradcheck(call, inputs, fast_mode=True)
         assert torch.autograd.gradgradcheck(call, inputs, fast_mode=True)
 
 
-@pytest.mark.parametrize("name", OPERATIONS)
-def test_runs_are_equal(name):
+@every_operation
+def test_runs_are_equal(operation):
     """Every sum is gathered in one order, whether determinism is asked for or not."""
-    function = OPERATIONS[name][0]
-    inputs, settings = make_inputs(name, 1, 8, 6, 7, 5, 2, 1)
-    inputs = on(torch.float32, *inputs)
-    grad = torch.randn_like(function(*inputs, *settings))
-    first = run("triton", function, inputs, settings, grad)
-    assert all(map(torch.equal, first, run("triton", function, inputs, settings, grad)))
+    shape = (1, 8, 3, 4, 5, 2, 1)
+    settings = operation.settings(shape)
+    inputs = on(torch.float32, *operation.inputs(shape))
+    first = run("triton", operation.function, inputs, settings)
+    assert all(map(torch.equal, first, run("triton", operation.function, inputs, settings)))
 
 
-@pytest.mark.parametrize("name", OPERATIONS)
-def test_empty_batch(name):
-    function = OPERATIONS[name][0]
-    inputs, settings = make_inputs(name, 0, 4, 3, 4, 3, 2, 1)
-    inputs = on(torch.float32, *inputs)
-    out, *grads = run("triton", function, inputs, settings)
-    assert out.shape == (0, 4 if name == "reassemble" else 9, 6, 8)
+@every_operation
+def test_empty_batch(operation):
+    shape = (0, 4, 3, 4, 3, 2, 1)
+    inputs = on(torch.float32, *operation.inputs(shape))
+    out, *grads = run("triton", operation.function, inputs, operation.settings(shape))
+    assert out.shape == (0, 4 if operation.groups else 9, 6, 8)
     assert [grad.shape for grad in grads] == [t.shape for t in inputs]
 
 

@@ -152,6 +152,22 @@ FORWARD_ERRORS = {
     "integers": (Repeat, (X.long(),), {}, TypeError, "float16, bfloat16, float32 or float64, got"),
     "complex": (Repeat, (X.cfloat(),), {}, TypeError, "got torch.complex64"),
     "weights": (Weighted, (X.half(),), {}, TypeError, "x is torch.float16 but the weights are"),
+    "no-tensor": (Repeat, ([X],), {}, TypeError, "x must be a torch.Tensor, got list"),
+    "guide-type": (Guided, (X, 1), {}, TypeError, "guide must be a torch.Tensor, got int"),
+    "guide-integers": (
+        Guided,
+        (X, torch.zeros(2, 3, 8, 10).long()),
+        {},
+        TypeError,
+        "guide must be floating point, got torch.int64",
+    ),
+    "guide-dtype": (
+        Guided,
+        (X, torch.zeros(2, 3, 8, 10).half()),
+        {},
+        TypeError,
+        "guide is torch.float16 but x is torch.float32",
+    ),
     "no-guide": (Guided, (X,), {}, ValueError, r" is guided.*\(B, 3, h, w\).*got None"),
     "guide-rank": (Repeat, (X, X[0]), {}, ValueError, r"must be \(2, C, h, w\), got \(3, 4, 5\)"),
     "guide-batch": (

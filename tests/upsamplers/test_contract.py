@@ -43,8 +43,9 @@ def parametrize_cases(cases: list[tuple[str, dict]]) -> pytest.MarkDecorator:
 
 every_case = parametrize_cases(CASES)
 every_case_of_fixed_size = parametrize_cases([case for case in CASES if case[0] not in ANY_SIZE])
-# What costs seconds is done once for each class.
+# What costs seconds is done once for each class, with windows of 3x3.
 every_class = pytest.mark.parametrize("name", list_upsamplers())
+SMALL = {"CARAFE": dict(up_kernel=3), "FADE": dict(kernel_size=3), "SAPA": dict(kernel_size=3)}
 
 
 def build(name: str, cfg: dict | None = None, device="cpu", dtype=torch.float32) -> Upsampler:
@@ -72,9 +73,7 @@ def run(up: Upsampler, x: Tensor, guide: Tensor | None = None, size=None) -> Ten
 
 
 @every_case
-@pytest.mark.parametrize(
-    ("batch", "height", "width"), [(1, 5, 7), (3, 4, 3), (2, 1, 6), (2, 6, 1), (1, 1, 1)]
-)
+@pytest.mark.parametrize(("batch", "height", "width"), [(3, 4, 3), (2, 1, 6), (1, 1, 1)])
 def test_shape(name, cfg, batch, height, width, device):
     up = build(name, cfg, device).eval()  # batch normalisation cannot train on one value
     inputs = make_inputs(up, batch=batch, height=height, width=width, device=device)
@@ -91,7 +90,7 @@ def test_a_sample_does_not_depend_on_the_rest_of_the_batch(name, cfg, device):
 
 
 @every_case_of_fixed_size
-@pytest.mark.parametrize("more", [(-1, 0), (0, -1), (-1, -1), (1, 0), (0, 1), (1, -1)], ids=str)
+@pytest.mark.parametrize("more", [(-1, 0), (0, 1), (1, -1)], ids=str)
 def test_an_odd_target_is_the_full_result_cropped_or_repeated(name, cfg, more, device):
     up = randomize(build(name, cfg, device)).eval()
     s = up.scale_factor
@@ -106,19 +105,6 @@ def test_an_odd_target_is_the_full_result_cropped_or_repeated(name, cfg, more, d
         full = up(x)
         assert torch.equal(up(x, size=size), out)
     assert_close(out, fit(full, *size))
-
-
-@every_case_of_fixed_size
-def test_other_targets_are_refused(name, cfg):
-    up = build(name, cfg)
-    s, (height, width) = up.scale_factor, (HEIGHT, WIDTH)
-    full = (s * height, s * width)
-    for size in [(full[0] + s, full[1]), (full[0], full[1] - s), (0, 0)]:
-        guide = torch.zeros(2, up.guide_channels, *size)
-        with pytest.raises(ValueError) as error:
-            up(make_inputs(up)[0], guide)
-        for part in (name, str(size), str((height, width)), str(full), "size_divisor"):
-            assert part in str(error.value)
 
 
 @every_case
@@ -141,67 +127,9 @@ def test_an_empty_batch_trains(name, cfg, size, device):
         assert counts or torch.equal(value, before[key]), f"{key} is as it was"
 
 
-@pytest.mark.parametrize("name", ANY_SIZE)
-@pytest.mark.parametrize("size", [(3, 4), (11, 20), (33, 1)], ids=str)
-def test_any_size(name, size):
-    up = build(name)
-    assert up(make_inputs(up)[0], size=size).shape == (2, up.in_channels, *size)
-
-
-@every_case
-def test_input_errors_name_what_is_accepted(name, cfg):
-    up = build(name, cfg)
-    x = make_inputs(up)[0]
-    guide = torch.zeros(2, up.guide_channels, up.scale_factor * HEIGHT, up.scale_factor * WIDTH)
-    accepted = rf"^{name}: x must be \(B, {up.in_channels}, H, W\), got "
-    for wrong in (x[0], x[None], x[:, :-1], torch.cat((x, x), 1)):
-        with pytest.raises(ValueError, match=accepted):
-            up(wrong, guide)
-    for wrong in (x.long(), x.bool(), x.cfloat()):
-        with pytest.raises(TypeError, match=f"^{name}: x must be float16, .*got {wrong.dtype}"):
-            up(wrong, guide)
-    for wrong in (guide[0], guide[:1], torch.cat((guide, guide))):
-        with pytest.raises(ValueError, match=rf"^{name}: guide must be \(2, .*, h, w\), got "):
-            up(x, wrong)
-    if up.guided:
-        with pytest.raises(ValueError, match=f"^{name} is guided.*{up.guide_channels}"):
-            up(x)
-        with pytest.raises(ValueError, match=rf"guide must be \(2, {up.guide_channels}, h, w\)"):
-            up(x, torch.cat((guide, guide), 1))
-    else:
-        assert torch.equal(up(x, guide), up(x, guide.new_ones(2, 1, *guide.shape[2:])))
-
-
-@every_case
-def test_another_dtype_than_the_weights_is_refused(name, cfg):
-    up = build(name, cfg, dtype=torch.float64)
-    inputs = make_inputs(up, dtype=torch.float32)
-    if not list(up.parameters()):
-        assert run(up, *inputs).dtype == torch.float32
-        return
-    message = f"^{name}: x is torch.float32 but the weights are torch.float64"
-    with pytest.raises(TypeError, match=message):
-        run(up, *inputs)
-
-
-@every_case
-def test_a_guide_of_another_dtype_than_x_is_refused_or_ignored(name, cfg):
-    up = build(name, cfg).eval()
-    x = make_inputs(up)[0]
-    guide = torch.randn(2, up.guide_channels, up.scale_factor * HEIGHT, up.scale_factor * WIDTH)
-    if not up.guided:
-        assert torch.equal(run(up, x, guide.half()), run(up, x, guide))
-        return
-    with pytest.raises(TypeError, match=f"^{name}: guide must be floating point, got torch.int64"):
-        run(up, x, guide.long())
-    for wrong in (guide.half(), guide.double()):
-        message = f"^{name}: guide is {wrong.dtype} but x is torch.float32"
-        with pytest.raises(TypeError, match=message):
-            run(up, x, wrong)
-
-
 @every_class
-def test_constructor_errors_name_what_is_accepted(name):
+def test_the_place_is_checked(name):
+    """Before anything is computed from it."""
     for key in ("in_channels", "scale_factor", "guide_channels"):
         with pytest.raises(ValueError, match=f"{key} must be an integer >= 1, got 0"):
             get_upsampler(name)(**dict(in_channels=IN_CHANNELS) | {key: 0})
@@ -213,20 +141,10 @@ def test_constructor_errors_name_what_is_accepted(name):
 def test_integers_of_numpy_are_integers(name):
     np = pytest.importorskip("numpy", reason="needs NumPy: pip install numpy")
     place = dict(in_channels=IN_CHANNELS, scale_factor=2, guide_channels=GUIDE_CHANNELS)
-    expected = get_upsampler(name)(**place)
     up = get_upsampler(name)(**{key: np.int64(value) for key, value in place.items()})
-    for key in place:
-        assert type(getattr(up, key)) is int
-    assert repr(up) == repr(expected)
-    up.load_state_dict(expected.state_dict())
-    inputs = make_inputs(up)
-    size = (np.int64(10), np.int64(13))
-    inputs = inputs[:1] + tuple(guide[..., :13] for guide in inputs[1:])
-    assert_close(run(up, *inputs, size=size), run(expected, *inputs, size=(10, 13)))
-    for key in place:
-        for wrong in (True, np.True_, np.float64(32)):
-            with pytest.raises(TypeError, match=f"{key} must be an integer >= 1, got "):
-                get_upsampler(name)(**place | {key: wrong})
+    assert all(type(getattr(up, key)) is int for key in place)
+    inputs = make_inputs(up, size=(10, 13))
+    assert run(up, *inputs, size=(np.int64(10), np.int64(13))).shape[2:] == (10, 13)
 
 
 OTHER_AUTHORS_NAMES = [
@@ -250,26 +168,6 @@ def test_other_authors_argument_names_are_answered_with_ours(name, theirs, ours)
         get_upsampler(name)(**dict(in_channels=IN_CHANNELS) | {theirs: 2})
 
 
-@every_class
-def test_an_unknown_keyword_is_answered_with_the_accepted_ones(name):
-    message = (
-        rf"^{name} has no argument 'scale_factors' \(given 2\) \(did you mean 'scale_factor'\?\); "
-        "it accepts in_channels, scale_factor, .*guide_channels"
-    )
-    with pytest.raises(TypeError, match=message):
-        build(name, dict(scale_factors=2))
-
-
-@every_case
-@pytest.mark.parametrize(
-    "dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16], ids=str
-)
-def test_the_result_has_the_dtype_of_x(name, cfg, dtype, device):
-    up = build(name, cfg, device, dtype)
-    inputs = make_inputs(up, device=device, dtype=dtype)
-    assert run(up, *inputs).dtype == dtype
-
-
 @every_case
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
 def test_half_precision_is_close_to_float32(name, cfg, dtype, device):
@@ -278,6 +176,7 @@ def test_half_precision_is_close_to_float32(name, cfg, dtype, device):
     full = copy.deepcopy(half).float()
     inputs = make_inputs(half, device=device, dtype=dtype)
     out = run(half, *inputs)
+    assert out.dtype == dtype
     assert_close_on_average(out, run(full, *(t.float() for t in inputs)))
 
 
@@ -287,21 +186,13 @@ def test_autocast(name, cfg, dtype, device):
     up = randomize(build(name, cfg, device)).eval()
     inputs = make_inputs(up, device=device)
     expected = run(up, *inputs)
+    leaves = [t.to(dtype).requires_grad_() for t in inputs]
     with torch.autocast(device, dtype=torch.bfloat16):
-        out = run(up, *(t.to(dtype) for t in inputs))
+        out = run(up, *leaves)
     assert out.dtype == dtype
     assert_close_on_average(out, expected, dtype=torch.bfloat16)
-
-
-@every_case
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-def test_training_under_autocast(name, cfg, dtype, device):
-    up = build(name, cfg, device)
-    inputs = [t.requires_grad_() for t in make_inputs(up, device=device, dtype=dtype)]
-    with torch.autocast(device, dtype=torch.bfloat16):
-        out = run(up, *inputs)
     out.float().square().mean().backward()
-    for key, leaf in [*up.named_parameters(), *zip(("x", "guide"), inputs, strict=False)]:
+    for key, leaf in [*up.named_parameters(), *zip(("x", "guide"), leaves, strict=False)]:
         assert leaf.grad.dtype == leaf.dtype
         assert leaf.grad.isfinite().all(), f"the gradient of {key} is not finite"
 
@@ -344,89 +235,43 @@ def test_no_warnings(name, cfg, device):
         run(up, *inputs).sum().backward()
 
 
-@every_case
-def test_init_weights_can_be_called_again(name, cfg, device):
-    up = build(name, cfg, device)
-    before = {key: value.clone() for key, value in up.state_dict().items()}
-    torch.manual_seed(1)
+def materialize_at_once(up: nn.Module, device: str) -> None:
+    up.to_empty(device=device)
+    spoil([*up.parameters(), *up.buffers()])
     up.init_weights()
-    once = {key: value.clone() for key, value in up.state_dict().items()}
-    with torch.no_grad():
-        for parameter in up.parameters():
-            parameter.fill_(77)
-    torch.manual_seed(1)
-    up.init_weights()
-    again = up.state_dict()
-
-    assert before.keys() == once.keys() == again.keys()
-    for key in before:
-        assert torch.equal(once[key], again[key]), f"{key} depends on its value before"
-    for key, _ in up.named_parameters():
-        first, second = before[key].double(), again[key].double()
-        if first.numel() > 1 and first.std() > 0:
-            # the same distribution; 32 values estimate its spread within a factor of 2
-            assert first.numel() < 32 or 0.5 < second.std() / first.std() < 2, key
-        else:
-            assert torch.equal(first, second), f"{key} is a constant at first"
-
-
-def spoil(module: nn.Module) -> None:
-    """Values that no initialisation leaves."""
-    for value in [*module.parameters(), *module.buffers()]:
-        with torch.no_grad():
-            value.fill_(float("nan") if value.is_floating_point() else 77)
 
 
 def materialize_as_fsdp_does(up: nn.Module, device: str) -> None:
     """Parents first, each module that has parameters or buffers of its own."""
     for module in up.modules():
-        if [*module.parameters(recurse=False), *module.buffers(recurse=False)]:
+        own = [*module.parameters(recurse=False), *module.buffers(recurse=False)]
+        if own:
             module.to_empty(device=device, recurse=False)
-            for value in [*module._parameters.values(), *module._buffers.values()]:
-                if value is not None:
-                    with torch.no_grad():
-                        value.fill_(float("nan") if value.is_floating_point() else 77)
+            spoil([*module.parameters(recurse=False), *module.buffers(recurse=False)])
             module.reset_parameters()
 
 
-def materialize(method: str) -> Callable[[nn.Module, str], None]:
-    def at_once(up: nn.Module, device: str) -> None:
-        up.to_empty(device=device)
-        spoil(up)
-        getattr(up, method)()
-
-    return at_once
-
-
-MATERIALIZATIONS = {
-    "init_weights": materialize("init_weights"),
-    "reset_parameters": materialize("reset_parameters"),
-    "module by module": materialize_as_fsdp_does,
-}
+def spoil(values: list[Tensor]) -> None:
+    """Values that no initialisation leaves."""
+    for value in values:
+        with torch.no_grad():
+            value.fill_(float("nan") if value.is_floating_point() else 77)
 
 
 @every_case
-@pytest.mark.parametrize("how", MATERIALIZATIONS)
-def test_weights_of_the_meta_device_are_initialized_completely(name, cfg, how, device):
+@pytest.mark.parametrize("materialize", [materialize_at_once, materialize_as_fsdp_does])
+def test_initial_weights_do_not_depend_on_what_was_there(name, cfg, materialize):
+    """Those of the constructor, for a module of the meta device too."""
     torch.manual_seed(1)
     expected = build(name, cfg).state_dict()
     with torch.device("meta"):
         up = build(name, cfg, "meta")
     torch.manual_seed(1)
-    MATERIALIZATIONS[how](up, "cpu")
+    materialize(up, "cpu")
     actual = up.state_dict()
     assert actual.keys() == expected.keys()
     for key, value in actual.items():
         assert value.dtype == expected[key].dtype and torch.equal(value, expected[key]), key
-
-
-@every_case
-def test_state_dict_roundtrip(name, cfg, device):
-    up = randomize(build(name, cfg, device)).eval()
-    other = build(name, cfg, device).eval()
-    other.load_state_dict(up.state_dict(), strict=True)
-    inputs = make_inputs(up, device=device)
-    assert torch.equal(run(other, *inputs), run(up, *inputs))
 
 
 @every_case
@@ -458,9 +303,9 @@ def test_meta_device(name, cfg, device):
     assert torch.equal(run(filled, *inputs), run(up, *inputs))
 
 
-@every_case
-def test_compiles_in_one_graph(name, cfg, device):
-    up = randomize(build(name, cfg, device)).eval()
+@every_class
+def test_compiles_in_one_graph(name, device):
+    up = randomize(build(name, SMALL.get(name), device)).eval()
     torch.compiler.reset()
     compiled = torch.compile(up, fullgraph=True, backend="aot_eager")
     inputs = [t.requires_grad_() for t in make_inputs(up, size=(9, 14), device=device)]
@@ -476,42 +321,21 @@ def test_compiles_in_one_graph(name, cfg, device):
 
 
 @every_class
-def test_compiles_with_a_guide_and_a_target_size_at_any_size(name, device):
-    up = randomize(build(name, device=device)).eval()
+def test_compiles_with_a_target_size_at_any_size(name, device):
+    up = randomize(build(name, SMALL.get(name), device)).eval()
     torch.compiler.reset()
     compiled = torch.compile(up, fullgraph=True, backend="eager")
     for height, width in [(5, 7), (6, 9)]:  # from the second on, sizes are left open
         size = (2 * height - 1, 2 * width + 1)
         inputs = make_inputs(up, height=height, width=width, size=size, device=device)
-        guide = inputs[1] if up.guided else torch.zeros(2, 1, *size, device=device)
-        assert_close(compiled(inputs[0], guide, size=size), up(inputs[0], guide))
+        assert_close(compiled(*inputs, size=size), up(*inputs, size=size))
 
 
-@pytest.mark.parametrize("cls", ["DySample", "Bilinear"])
-def test_compiles_with_a_target_size_alone_at_any_size(cls, device):
-    up = randomize(build(cls, device=device)).eval()
-    torch.compiler.reset()
-    compiled = torch.compile(up, fullgraph=True, backend="eager")
-    for height, width in [(5, 7), (6, 9)]:
-        size = [2 * height + 1, 2 * width - 1]
-        (x,) = make_inputs(up, height=height, width=width, device=device)
-        assert_close(compiled(x, size=size), up(x, size=size))
-
-
-@every_class
-def test_exports_strictly_with_a_guide_and_a_target_size(name, device):
-    up = randomize(build(name, device=device)).eval()
-    size = (9, 15)
-    inputs = make_inputs(up, size=size, device=device)
-    guide = inputs[1] if up.guided else torch.zeros(2, 1, *size, device=device)
-    exported = torch.export.export(up, (inputs[0], guide), dict(size=size), strict=True).module()
-    assert_close(exported(inputs[0], guide, size=size), up(inputs[0], guide))
-
-
+@pytest.mark.slow
 @needs_compiler
 @every_class
 def test_compiles_to_machine_code(name, device):
-    up = randomize(build(name, device=device)).eval()
+    up = randomize(build(name, SMALL.get(name), device)).eval()
     torch.compiler.reset()
     inputs = make_inputs(up, device=device)
     with torch.no_grad():
@@ -526,22 +350,35 @@ def export(up: nn.Module, inputs: tuple[Tensor, ...]) -> torch.export.ExportedPr
     return torch.export.export(up, inputs, dynamic_shapes=tuple(shapes[: len(inputs)]))
 
 
-@every_case
+# DySample's other style reshapes x
+@parametrize_cases(
+    [(name, SMALL.get(name, {})) for name in list_upsamplers()] + [("DySample", dict(style="pl"))]
+)
 def test_exports_with_dynamic_sizes(name, cfg, device):
     up = randomize(build(name, cfg, device)).eval()
     exported = export(up, make_inputs(up, device=device)).module()
-    for batch, height, width in [(2, 5, 7), (3, 8, 4), (4, 11, 3)]:
+    for batch, height, width in [(2, 5, 7), (3, 8, 4)]:
         inputs = make_inputs(up, batch=batch, height=height, width=width, device=device)
         assert_close(exported(*inputs), run(up, *inputs))
 
 
+@every_class
+def test_exports_strictly_with_a_target_size(name, device):
+    up = randomize(build(name, SMALL.get(name), device)).eval()
+    size = (9, 15)
+    inputs = make_inputs(up, size=size, device=device)
+    exported = torch.export.export(up, inputs, dict(size=size), strict=True).module()
+    assert_close(exported(*inputs, size=size), up(*inputs, size=size))
+
+
+@pytest.mark.slow  # those of the primitives are not, in tests/ops
 @every_class
 def test_onnx(name, tmp_path):
     reason = "needs ONNX: pip install onnx onnxscript onnxruntime"
     pytest.importorskip("onnx", reason=reason)
     pytest.importorskip("onnxscript", reason=reason)
     onnxruntime = pytest.importorskip("onnxruntime", reason=reason)
-    up = randomize(build(name)).eval()
+    up = randomize(build(name, SMALL.get(name))).eval()
     inputs = make_inputs(up)
     path = tmp_path / "up.onnx"
     torch.onnx.export(export(up, inputs), dynamo=True).save(path)

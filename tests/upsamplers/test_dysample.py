@@ -39,14 +39,14 @@ def check_against_loop(up: DySample, height=3, width=5, batch=2, **reference_set
 
 
 @every_variant
-@pytest.mark.parametrize(("height", "width"), [(3, 5), (4, 3), (1, 4), (3, 1), (1, 1)])
+@pytest.mark.parametrize(("height", "width"), [(3, 5), (1, 4), (1, 1)])
 def test_variants_equal_loop(variant, height, width, device):
     check_against_loop(make(32, device, **VARIANTS[variant]), height, width)
 
 
 @pytest.mark.parametrize("dyscope", [False, True])
 @pytest.mark.parametrize("style", ["lp", "pl"])
-@pytest.mark.parametrize("s", [1, 2, 3, 4, 5])
+@pytest.mark.parametrize("s", [1, 3, 5])
 def test_every_scale_equals_loop(s, style, dyscope):
     up = make(2 * s * s, scale_factor=s, groups=2, style=style, dyscope=dyscope)
     check_against_loop(up, height=2, width=3)
@@ -68,7 +68,7 @@ def test_table_2_scope_factor(scope_factor, dyscope):
 
 @pytest.mark.parametrize("dyscope", [False, True])
 @pytest.mark.parametrize("style", ["lp", "pl"])
-@pytest.mark.parametrize("groups", [1, 2, 4, 8, 16])
+@pytest.mark.parametrize("groups", [1, 4, 16])
 def test_table_3_and_figure_5_groups(groups, style, dyscope):
     up = make(16, groups=groups, style=style, dyscope=dyscope)
     check_against_loop(up, height=2, width=3, batch=1)
@@ -107,27 +107,12 @@ def test_gradcheck(variant, device):
     assert torch.autograd.gradcheck(function, (x, *parameters), eps=1e-7, atol=1e-4)
 
 
-@every_variant
-def test_gradcheck_of_the_scope_bias_of_old_checkpoints(variant):
-    up = make(8, **VARIANTS[variant])
-    if not up.dyscope:
-        assert not hasattr(up, "scope")
-        return
-    up.load_state_dict(up.state_dict() | {"scope.bias": torch.randn_like(up.offset.bias)})
-    x = torch.randn(1, 8, 2, 3, dtype=torch.float64)
-
-    def function(bias):
-        return torch.func.functional_call(up, {"scope.bias": bias}, (x,))
-
-    assert torch.autograd.gradcheck(function, (up.scope.bias.detach().requires_grad_(),))
-
-
 @pytest.mark.parametrize(
     ("initial_position", "mode"),
     [("bilinear", dict(mode="bilinear", align_corners=False)), ("nearest", dict(mode="nearest"))],
     ids=["bilinear", "nearest"],
 )
-@pytest.mark.parametrize("s", [1, 2, 3, 4, 5])
+@pytest.mark.parametrize("s", [1, 2, 5])
 @every_variant
 def test_zero_offsets_are_plain_interpolation(variant, s, initial_position, mode, device):
     up = DySample(
@@ -169,18 +154,6 @@ COUNTS = {"DySample": 8192, "DySample+": 16384, "DySample-S": 1024, "DySample-S+
 @every_variant
 def test_the_papers_parameter_counts(variant):
     assert count_weights(DySample(256, **VARIANTS[variant])) == COUNTS[variant]
-
-
-@pytest.mark.parametrize("dyscope", [False, True])
-@pytest.mark.parametrize("s", [1, 2, 3, 5])
-@pytest.mark.parametrize("groups", [1, 4])
-def test_parameter_counts_in_closed_form(groups, s, dyscope):
-    channels = 900
-    lp = DySample(channels, s, "lp", groups, dyscope)
-    pl = DySample(channels, s, "pl", groups, dyscope)
-    projections = 2 if dyscope else 1
-    assert count_weights(lp) == projections * 2 * groups * s**2 * channels
-    assert count_weights(pl) == projections * 2 * groups * channels // s**2
 
 
 def count_weights(up: nn.Module) -> int:
@@ -266,7 +239,7 @@ def test_a_checkpoint_of_unknown_initial_positions_is_refused(value):
 
 
 @pytest.mark.parametrize("assign", [False, True])
-@pytest.mark.parametrize("s", [1, 2, 3, 5, 7])
+@pytest.mark.parametrize("s", [1, 3, 7])
 @pytest.mark.parametrize(
     "dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64], ids=str
 )
@@ -398,12 +371,6 @@ def test_numbers_of_numpy_are_numbers():
     up = DySample(np.int64(32), groups=np.int32(8), scope_factor=np.float32(0.5))
     assert repr(up) == repr(DySample(32, groups=8, scope_factor=0.5))
     assert up(torch.randn(1, 32, 3, 4)).shape == (1, 32, 6, 8)
-
-
-def test_pl_needs_channels_divisible_by_s2():
-    with pytest.raises(ValueError, match="divisible by"):
-        DySample(6, style="pl", groups=2)
-    DySample(6, style="lp", groups=2)
 
 
 def test_arguments_by_position_are_the_authors():

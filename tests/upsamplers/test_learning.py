@@ -5,29 +5,14 @@
 
 from __future__ import annotations
 
-import contextlib
-
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mmdysample import build_upsampler, list_upsamplers
-from tests.utils import DYSAMPLE_VARIANTS
 
 C = 32
-SETTINGS = {
-    **{name: dict(type=name) for name in list_upsamplers()},
-    **{name: dict(type="DySample", **cfg) for name, cfg in DYSAMPLE_VARIANTS.items()},
-    "FADE ungated": dict(type="FADE", gating=False),
-    "FADE-Lite": dict(type="FADE", lite=True),
-    "IndexNet M2O": dict(type="IndexNet", variant="m2o"),
-    **{f"SAPA-{variant}": dict(type="SAPA", variant=variant) for variant in "gip"},
-}
-PRECISIONS = {
-    "float32": contextlib.nullcontext,
-    "mixed": lambda: torch.autocast("cpu", torch.bfloat16),
-}
 ITERATIONS = 30
 
 
@@ -55,17 +40,15 @@ def draw() -> tuple[Tensor, Tensor]:
     return squares + 0.3 * torch.randn_like(squares), squares
 
 
-@pytest.mark.parametrize("precision", PRECISIONS)
-@pytest.mark.parametrize("name", SETTINGS)
-def test_every_upsampler_learns(name, precision):
-    network = Network(SETTINGS[name])
+@pytest.mark.parametrize("name", list_upsamplers())
+def test_every_upsampler_learns(name):
+    network = Network(dict(type=name))
     before = {key: value.clone() for key, value in network.upsample.named_parameters()}
     optimizer = torch.optim.Adam(network.parameters(), lr=3e-3)
     losses = []
     for _ in range(ITERATIONS):
         image, square = draw()
-        with PRECISIONS[precision]():
-            loss = F.mse_loss(network(image).float(), square)
+        loss = F.mse_loss(network(image), square)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
