@@ -1,124 +1,168 @@
-"""Every kind of model trains and is tested on Shapes by tools/analysis/try_configs.py."""
+"""tools/analysis/try_configs.py trains and tests configs on Shapes, and says which ones fail."""
 
 from __future__ import annotations
 
-import csv
-import os
-import re
-import shlex
+import json
+import math
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 pytest.importorskip("mmdet", reason="needs mmdet: bash tools/setup_env.sh installs it")
 pytest.importorskip("mmseg", reason="needs mmseg: bash tools/setup_env.sh installs it")
 
+from mmengine.config import Config
+
+from mmdysample.engine.config import load_config
+from mmdysample.engine.errors import run_tool
+from tools.analysis import try_configs as tool
+from tools.shapes.classes import STUFF, THINGS
+
 ROOT = Path(__file__).parents[2]
-TOOL = ROOT / "tools/analysis/try_configs.py"
 CONFIGS = ROOT / "configs"
-ENVIRONMENT = os.environ | {
-    "OMP_NUM_THREADS": "1",
-    "MKL_NUM_THREADS": "1",
-    "OMP_WAIT_POLICY": "PASSIVE",
-    "PYTHONWARNINGS": "ignore",
-}
-# One of each host, with guided and unguided upsamplers, both layouts of FPN and the largest model
-# left out; `python tools/analysis/try_configs.py configs/*/*.py` tries all of them.
-TRIED = [
-    "faster_rcnn/faster-rcnn_r50_fpn-p6_carafe_1x_coco.py",
-    "retinanet/retinanet_r50_fpn_dysample-s-plus_1x_coco.py",
-    "mask_rcnn/mask-rcnn_r50_fpn_dysample_mask-head_1x_coco.py",
-    "panoptic_fpn/panoptic-fpn_r50_fpn_fade-ungated_1x_coco.py",
-    "segformer/segformer_mit-b1_sapa-b_8xb2-160k_ade20k-512x512.py",
-    "maskformer/maskformer_swin-b-in22k-384x384-pre_dysample-plus_8xb2-160k_ade20k-640x640.py",
-    "mask2former/mask2former_swin-b-in22k-384x384-pre_dysample_8xb2-160k_ade20k-640x640.py",
-    "upernet/upernet_r50_dysample_4xb4-80k_ade20k-512x512.py",
-    "ablations/segformer_mit-b1_dysample-g16_8xb2-160k_ade20k-512x512.py",
-    "shapes/segformer_mit-b0_dysample_shapes.py",
-]
-
-
-def call(*args: object, timeout: float = 120) -> subprocess.CompletedProcess:
-    command = [sys.executable, str(TOOL), *map(str, args)]
-    return subprocess.run(
-        command, env=ENVIRONMENT, capture_output=True, text=True, timeout=timeout, cwd=ROOT
-    )
+DETECTOR = "retinanet/retinanet_r50_fpn_dysample-s-plus_1x_coco.py"
+PANOPTIC = "panoptic_fpn/panoptic-fpn_r50_fpn_fade-ungated_1x_coco.py"
+SEGMENTOR = "segformer/segformer_mit-b1_sapa-b_8xb2-160k_ade20k-512x512.py"
+MASKFORMER = "mask2former/mask2former_swin-b-in22k-384x384-pre_dysample_8xb2-160k_ade20k-640x640.py"
+SMALL = CONFIGS / "shapes/segformer_mit-b0_dysample_shapes.py"
 
 
 @pytest.fixture(scope="module")
 def shapes(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("data") / "shapes"
-    command = [sys.executable, ROOT / "tools/make_shapes.py", folder, "--train", 12, "--val", 4]
+    directory = tmp_path_factory.mktemp("data") / "shapes"
+    command = [sys.executable, ROOT / "tools/make_shapes.py", directory, "--train", 12, "--val", 4]
     subprocess.run(list(map(str, command)), check=True, capture_output=True)
-    return folder
+    return directory
 
 
-def test_the_list_has_every_folder_of_configs():
-    folders = {path.parent.name for path in CONFIGS.glob("*/*.py") if path.parent.name != "_base_"}
-    assert {name.split("/")[0] for name in TRIED} == folders
+@pytest.fixture
+def call(monkeypatch, capsys):
+    def call(*arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["try_configs.py", *map(str, arguments)])
+        try:
+            status = run_tool(tool.main)
+        except SystemExit as end:  # argparse's
+            status = end.code
+        return status, *capsys.readouterr()
+
+    return call
 
 
-def test_configs_train_and_are_tested(shapes, tmp_path):
-    table = tmp_path / "tried.csv"
-    paths = [CONFIGS / name for name in TRIED]
-    result = call(*paths, "--data", shapes, "--csv", table, timeout=1800)
-    assert result.returncode == 0, result.stdout + result.stderr[-3000:]
-    with table.open(newline="") as file:
-        rows = {row["config"]: row for row in csv.DictReader(file)}
-    assert {path.stem for path in paths} == rows.keys()
-    for row in rows.values():
-        assert row["verdict"] == "ok"
-        assert float(row["loss"]) > 0
-    assert "bbox_mAP" in rows[Path(TRIED[0]).stem]["metrics"]
-    assert "PQ" in rows[Path(TRIED[3]).stem]["metrics"]
-    assert "mIoU" in rows[Path(TRIED[4]).stem]["metrics"]
+@pytest.mark.slow
+def test_a_config_trains_and_is_tested(call, shapes):
+    status, stdout, stderr = call(SMALL, "--data", shapes)
+    assert status == 0, stderr
+    first, last = stdout.splitlines()
+    assert "segformer_mit-b0_dysample_shapes: train " in first and first.endswith(": ok")
+    assert "mIoU" in first and ", loss 2." in first
+    assert last == "1 of 1 configs are ok"
 
 
-def test_a_config_that_does_not_train_is_told(shapes, tmp_path):
-    broken = tmp_path / "broken.py"
-    broken.write_text(
-        f"_base_ = {str(CONFIGS / 'shapes/segformer_mit-b0_dysample_shapes.py')!r}\n"
-        "model = dict(decode_head=dict(in_channels=[16, 32, 64, 100]))\n"
-    )
-    result = call(broken, "--data", shapes)
-    assert result.returncode == 1
-    assert "broken: exit status" in result.stdout or "broken: RuntimeError" in result.stdout
-    assert "0 of 1 configs are ok" in result.stdout
-    assert "100" in result.stderr  # the end of its log
+def reduced(name: str) -> Config:
+    cfg = load_config(str(CONFIGS / name), None, ())
+    tool.reduce_config(cfg, Path("/data/shapes"))
+    return cfg
 
 
-def test_show_prints_commands_that_name_shapes_alone(shapes):
-    result = call(CONFIGS / TRIED[3], "--data", shapes, "--show")
-    assert result.returncode == 0, result.stderr
-    train, test = map(shlex.split, result.stdout.splitlines())
-    assert train[:2] == ["python", "tools/train.py"] and test[:2] == ["python", "tools/test.py"]
-    options = dict(word.split("=", 1) for word in train[train.index("--cfg-options") + 1 :])
-    assert options["model.backbone.init_cfg"] == "None"
-    assert options["train_dataloader.dataset.data_root"] == f"'{shapes}/'"
-    assert options["model.roi_head.bbox_head.num_classes"] == "8"
-    assert options["model.panoptic_fusion_head.num_things_classes"] == "8"
-    assert options["model.panoptic_fusion_head.num_stuff_classes"] == "4"
-    sizes = [int(n) for key, v in options.items() if "scale" in key for n in re.findall(r"\d+", v)]
-    assert sizes and max(sizes) <= 96
+@pytest.mark.parametrize("name", [DETECTOR, PANOPTIC, SEGMENTOR, MASKFORMER])
+def test_reduced_configs_read_shapes_alone_and_small(name):
+    cfg = reduced(name)
+    for part in ("model", "train_dataloader", "val_dataloader", "test_evaluator"):
+        text = str(cfg.to_dict()[part])
+        assert "'checkpoint': 'http" not in text
+        assert "data/coco" not in text and "data/ade" not in text
+    for loader in (cfg.train_dataloader, cfg.val_dataloader, cfg.test_dataloader):
+        (dataset,) = tool.data_set_configs(loader.dataset)
+        assert dataset.data_root == "/data/shapes/"
+        assert dataset.indices == 4 if loader is cfg.train_dataloader else 2
+        sizes = [
+            side
+            for transform in tool.nested_dicts(loader.dataset)
+            for key in ("scale", "scales", "crop_size")
+            if key in transform
+            for side in str(transform[key]).strip("[]()").replace("(", "").split(",")
+            if side
+        ]
+        assert sizes and {int(side.strip(" )")) for side in sizes} <= {64, 96}
+    assert (cfg.train_cfg.get("max_iters", 2), cfg.train_cfg.get("max_epochs", 1)) == (2, 1)
+    assert cfg.model.data_preprocessor.get("size", tool.CROP) == tool.CROP
+
+
+def test_reduced_panoptic_config_has_the_classes_of_shapes():
+    cfg = reduced(PANOPTIC)
+    assert tool.THINGS + tool.STUFF == THINGS + STUFF
+    assert cfg.train_dataloader.dataset.metainfo.classes == THINGS + STUFF
+    assert cfg.model.roi_head.bbox_head.num_classes == len(THINGS)
+    assert cfg.model.panoptic_fusion_head.num_things_classes == len(THINGS)
+    assert cfg.model.panoptic_fusion_head.num_stuff_classes == len(STUFF)
+    assert cfg.model.semantic_head.num_stuff_classes == len(STUFF)
+    assert cfg.model.test_cfg.rcnn.score_thr == 0
+    expected = "/data/shapes/annotations/panoptic_val2017"
+    assert cfg.test_evaluator.ann_file == f"{expected}.json"
+    assert cfg.test_evaluator.seg_prefix.rstrip("/") == expected
+    assert reduced(DETECTOR).model.bbox_head.num_classes == len(THINGS)
+    assert reduced(SEGMENTOR).model.decode_head.num_classes == 150
+
+
+@pytest.fixture
+def tools_that_leave(monkeypatch):
+    """Stand-ins for train.py and test.py, which write what they are given."""
+
+    def use(losses: list[float], metrics: dict, statuses: tuple[int, int] = (0, 0)) -> None:
+        def run(command, stdout, **options):
+            name = Path(command[1]).name
+            print(f"{name} was here", file=stdout, flush=True)
+            out = Path(command[-1]) / "20260101"
+            (out / "vis_data").mkdir(parents=True, exist_ok=True)
+            if name == "train.py":
+                lines = [json.dumps(dict(loss=loss)) for loss in losses]
+                (out / "vis_data" / "scalars.json").write_text("\n".join(lines))
+                (out.parent / "iter_2.pth").touch()
+                return SimpleNamespace(returncode=statuses[0])
+            assert Path(command[3]).name == "iter_2.pth"
+            (out / "metrics.json").write_text(json.dumps(dict(**metrics, time=0.1)))
+            return SimpleNamespace(returncode=statuses[1])
+
+        monkeypatch.setattr(tool.subprocess, "run", run)
+
+    return use
 
 
 @pytest.mark.parametrize(
-    ("arguments", "named"),
+    ("losses", "metrics", "statuses", "says"),
     [
-        (("missing.py",), ("missing.py", "does not exist")),
-        ((CONFIGS / "_base_/upsamplers/carafe.py",), ("does not set", "model")),
-        ((CONFIGS / TRIED[0], "--data", "nowhere"), ("nowhere", "make_shapes.py")),
-        ((CONFIGS / TRIED[0], "--workers", "0"), ("--workers", "1")),
-        ((CONFIGS / TRIED[0], "--csv", "/no/where.csv"), ("--csv", "/no does not exist")),
-        ((CONFIGS / TRIED[0], "--csv", CONFIGS), ("--csv", "is a directory")),
+        ([2.5, 2.0], dict(mIoU=1.5), (0, 0), "loss 2.000, mIoU 1.5: ok"),
+        ([2.5, math.nan], dict(mIoU=1.5), (0, 0), "not finite"),
+        ([], dict(mIoU=1.5), (0, 0), "not finite"),
+        ([2.5, 2.0], {}, (0, 0), "no metric was written"),
+        ([2.5, 2.0], dict(mIoU=1.5), (1, 0), "train.py ended with exit status 1"),
+        ([2.5, 2.0], dict(mIoU=1.5), (0, -9), "test.py ended with exit status -9"),
     ],
 )
-def test_mistakes_are_answered_in_a_sentence(arguments, named, shapes):
+def test_verdicts(call, shapes, tools_that_leave, losses, metrics, statuses, says):
+    tools_that_leave(losses, metrics, statuses)
+    status, stdout, stderr = call(SMALL, "--data", shapes)
+    good = says.endswith("ok")
+    assert status == (0 if good else 1)
+    assert says in stdout.splitlines()[0]
+    assert f"{int(good)} of 1 configs are ok" in stdout
+    assert ("train.py was here" in stderr) == (not good)  # the end of the log
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (("missing.py",), "missing.py does not exist"),
+        ((CONFIGS / "_base_/upsamplers/carafe.py",), "does not set model"),
+        ((SMALL, "--data", "nowhere"), "nowhere is not a Shapes data set: python tools/make_"),
+        ((SMALL, "--workers", "0"), "--workers must be at least 1, got 0"),
+    ],
+)
+def test_mistakes_are_answered_in_a_sentence(call, arguments, says, shapes):
     data = () if "--data" in arguments else ("--data", shapes)
-    result = call(*arguments, *data)
-    assert result.returncode == 2
-    assert "Traceback" not in result.stderr
-    for word in named:
-        assert word in result.stderr
+    status, _, stderr = call(*arguments, *data)
+    assert status == 2
+    assert stderr.startswith("error: ") and says in stderr and stderr.count("\n") == 1

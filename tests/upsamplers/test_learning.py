@@ -1,7 +1,4 @@
-"""Every upsampler learns: inside a small network all of its parameters move and the loss falls.
-
-`tools/analysis/training.py` asks the same of detectors and segmentors on the Shapes data set.
-"""
+"""Every upsampler learns: inside a small network all of its parameters move and the loss falls."""
 
 from __future__ import annotations
 

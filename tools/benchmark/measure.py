@@ -1,4 +1,4 @@
-"""Time and memory of an operation's ways, and whether they agree."""
+"""Time and memory of an operation's implementations, and whether they agree."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from mmdysample.ops.backend import use_backend
 os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # the profiler, which counts memory, is chatty
 from torch.profiler import ProfilerActivity, profile
 
-# Root mean square of the differences, relative to the naive way's. In float64 the ways agree to
-# rounding. In the case's own precision a point that rounding moves across the edge of a pixel has
-# other gradients, and summed up over a map they differ by more.
+# Root mean square of the differences, relative to the naive implementation's. In float64 the two
+# agree to rounding. In the case's own precision a point that rounding moves across the edge of a
+# pixel has other gradients, and summed up over a map they differ by more.
 TOLERANCES = {
     torch.float64: 1e-6,
     torch.float32: 3e-2,
@@ -33,7 +33,7 @@ COPIED_BYTES = {"cpu": 128 * 2**20, "cuda": 2**30}
 
 
 class DisagreementError(Exception):
-    """Two ways do not compute the same: there is nothing to compare."""
+    """Two implementations do not compute the same: there is nothing to compare."""
 
 
 @dataclass(frozen=True)
@@ -45,15 +45,12 @@ class Case:
     shape: Shape
     backward: bool
     place: Place
-    sweep: str = ""
-    """Which extent the shape varies, if it is one of a sweep."""
 
 
 @dataclass
 class Measurement:
-    """A way: seconds of each run, which alternated with the other ways', and peak bytes."""
+    """Seconds of each run, which alternated with the other implementations', and peak bytes."""
 
-    way: str
     peak_bytes: int
     """Held at a time, beside inputs and results."""
     seconds: list[float] = field(default_factory=list)
@@ -66,26 +63,24 @@ class Measurement:
 
 
 def measure(case: Case, repeats: int) -> tuple[Work, dict[str, Measurement]]:
-    """Compare results, then take memory and time of each way; in a sweep, of ours alone.
+    """Compare results, then take memory and time of each implementation, in turn.
 
     Raises:
-        DisagreementError: a result or a gradient of ours and of the naive way differ by more than
-            rounding.
+        DisagreementError: a result or a gradient of ours and of the naive implementation differ
+            by more than rounding.
     """
     check_agreement(case)
     work = case.operation.build(case.shape, case.place)
-    if case.sweep:
-        work.ways = {"ours": work.ways["ours"]}
+    device = case.place.device
     with torch.no_grad():
-        work.result_bytes = work.ways["ours"]().nbytes
-    runs = {way: prepare(case, work, call) for way, call in work.ways.items()}
+        work.result_bytes = work.implementations["ours"]().nbytes
+    runs = {name: prepare(case, work, call) for name, call in work.implementations.items()}
     if "torch" in runs:
         runs["torch"] = without_kernels(runs["torch"])
-    device = case.place.device
-    measured = {way: Measurement(way, peak_bytes(run, device)) for way, run in runs.items()}
+    measured = {name: Measurement(peak_bytes(run, device)) for name, run in runs.items()}
     for _ in range(repeats):
-        for way, run in runs.items():
-            measured[way].seconds.append(seconds(run, device))
+        for name, run in runs.items():
+            measured[name].seconds.append(seconds(run, device))
     return work, measured
 
 
@@ -129,7 +124,7 @@ def without_kernels(run: Callable[[], list[Tensor]]) -> Callable[[], list[Tensor
 
 
 def check_agreement(case: Case) -> None:
-    """Ours against the naive way: both in float64, and ours as the case has it against float64.
+    """Ours against naive: both in float64, and ours as the case has it against float64.
 
     On a part of the map, of at most ``CHECKED_SIDE`` pixels a side: in float64 and unfolded a
     large one would fill a machine's memory.
@@ -138,12 +133,12 @@ def check_agreement(case: Case) -> None:
     shape = case.shape._replace(batch=1, height=height, width=width)
     rounded = case.place._replace(dtype=torch.float64, rounded_to=case.place.dtype)
     reference = case.operation.build(shape, rounded)
-    if "naive" not in reference.ways:
+    if "naive" not in reference.implementations:
         return
-    naive = prepare(case, reference, reference.ways["naive"])()
+    naive = prepare(case, reference, reference.implementations["naive"])()
     for place in (rounded, case.place):
         work = case.operation.build(shape, place)
-        compare(case, place.dtype, prepare(case, work, work.ways["ours"])(), naive)
+        compare(case, place.dtype, prepare(case, work, work.implementations["ours"])(), naive)
 
 
 def compare(case: Case, dtype: torch.dtype, ours: list[Tensor], naive: list[Tensor]) -> None:
@@ -151,7 +146,7 @@ def compare(case: Case, dtype: torch.dtype, ours: list[Tensor], naive: list[Tens
     if len(ours) != len(naive):
         raise DisagreementError(
             f"{case.operation.name}: {len(ours) - 1} gradients reach the inputs and weights, "
-            f"{len(naive) - 1} in the naive way"
+            f"{len(naive) - 1} in the naive implementation"
         )
     for index, (actual, expected) in enumerate(zip(ours, naive, strict=True)):
         actual, expected = actual.detach().double(), expected.detach().double()
@@ -160,8 +155,8 @@ def compare(case: Case, dtype: torch.dtype, ours: list[Tensor], naive: list[Tens
             what = "the result" if not index else f"gradient {index} of {len(ours) - 1}"
             raise DisagreementError(
                 f"{case.operation.name} at {case.shape}, {case.place.memory_format}, {dtype}: "
-                f"{what} differs from the naive way's by {difference:.1e} (root mean square), "
-                f"accepted is {TOLERANCES[dtype]:.0e}"
+                f"{what} differs from the naive implementation's by {difference:.1e} (root mean "
+                f"square), accepted is {TOLERANCES[dtype]:.0e}"
             )
 
 
@@ -190,7 +185,7 @@ def copy_bandwidth(device: str, repeats: int = 20) -> float:
     source = torch.ones(COPIED_BYTES[device] // 4, device=device)
     target = torch.empty_like(source)
     taken = [seconds(lambda: target.copy_(source), device) for _ in range(repeats)]
-    return 2 * source.numel() * source.element_size() / statistics.median(taken)
+    return 2 * source.nbytes / statistics.median(taken)
 
 
 def least_bytes(work: Work, backward: bool) -> int:
@@ -199,7 +194,7 @@ def least_bytes(work: Work, backward: bool) -> int:
     With the backward pass, also: the result's gradient and the inputs and weights read again, and
     their gradients written.
     """
-    read = sum(x.numel() * x.element_size() for x in (*work.inputs, *work.parameters))
+    read = sum(x.nbytes for x in (*work.inputs, *work.parameters))
     written = work.result_bytes
     return 3 * read + 2 * written if backward else read + written
 
@@ -222,7 +217,7 @@ def peak_bytes(run: Callable[[], list[Tensor]], device: str) -> int:
         for event in events:
             held += event.nbytes()
             peak = max(peak, held)
-    return peak - sum(x.numel() * x.element_size() for x in results)
+    return peak - sum(x.nbytes for x in results)
 
 
 def start_time(event) -> int:

@@ -1,23 +1,23 @@
-"""What is measured: every primitive and every upsampler, and other ways to compute the same.
+"""What is measured: every primitive and every upsampler, and what it is compared with.
 
-An operation is built for a shape; its *ways* work on the same tensors:
+An operation is built for a shape; its implementations compute on the same tensors:
 
 ours      the library
 torch     the library without its GPU kernels, on a GPU; measure.py switches them off
-naive     the operator as a paper writes it, in plain PyTorch (mmdysample/ops/naive.py)
-bilinear  F.interpolate on the same map, which no learned upsampler computes: the usual yardstick
+naive     the operator as its paper writes it, in plain PyTorch (mmdysample/ops/naive.py)
+bilinear  F.interpolate of the same map, which no learned upsampler computes: the usual yardstick
 """
 
 from __future__ import annotations
 
-import contextlib
 import runpy
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
+from unittest import mock
 
 import torch
 import torch.nn.functional as F
@@ -49,6 +49,10 @@ class Shape(NamedTuple):
         size = f"{self.batch}x{self.channels}x{self.height}x{self.width}"
         return f"{size} s{self.scale_factor}"
 
+    @property
+    def upsampled(self) -> tuple[int, int]:
+        return self.scale_factor * self.height, self.scale_factor * self.width
+
 
 class Place(NamedTuple):
     """Where tensors lie and how. ``rounded_to``: a dtype that values have been rounded to."""
@@ -69,7 +73,7 @@ class Work:
     """An operation on tensors.
 
     Attributes:
-        ways: name -> call that returns the result; 'ours' is the first.
+        implementations: name -> call that returns the result; 'ours' is the first.
         inputs: maps that it must read, which gradients are taken of.
         parameters: weights, which gradients are taken of too.
         flops: of one sample, or None if nothing says how many.
@@ -77,7 +81,7 @@ class Work:
         result_bytes: of what 'ours' returns; set when it is measured.
     """
 
-    ways: dict[str, Callable[[], Tensor]]
+    implementations: dict[str, Callable[[], Tensor]]
     inputs: tuple[Tensor, ...]
     parameters: tuple[Tensor, ...] = ()
     flops: int | None = None
@@ -92,72 +96,58 @@ class Operation(NamedTuple):
     make: Callable[[Shape, Place], Work]
 
     def build(self, shape: Shape, place: Place) -> Work:
-        """The work, on a GPU with the way 'torch' too."""
+        """The work, on a GPU with the implementation 'torch' too."""
+        torch.manual_seed(0)
         work = self.make(shape, place)
-        if place.device != "cpu" and set(work.ways) != {"ours"}:
-            work.ways["torch"] = work.ways["ours"]
+        if place.device != "cpu" and set(work.implementations) != {"ours"}:
+            work.implementations["torch"] = work.implementations["ours"]
         return work
 
 
-def random(*size: int) -> Tensor:
-    return torch.randn(size)
-
-
-def upsampled(shape: Shape) -> tuple[int, int]:
-    return shape.scale_factor * shape.height, shape.scale_factor * shape.width
-
-
-def build_reassemble(shape: Shape, place: Place) -> Work:
+def make_reassemble(shape: Shape, place: Place) -> Work:
     """Features, and kernels as a softmax gives them."""
-    torch.manual_seed(0)
-    x = place.put(random(*shape[:4]))
-    kernel = place.put(random(shape.batch, shape.kernel_size**2, *upsampled(shape)).softmax(1))
+    x = place.put(torch.randn(shape[:4]))
+    kernel = torch.randn(shape.batch, shape.kernel_size**2, *shape.upsampled).softmax(1)
+    kernel = place.put(kernel)
     arguments = (x, kernel, shape.kernel_size, shape.scale_factor)
-    ways = dict(ours=partial(reassemble, *arguments), naive=partial(naive.reassemble, *arguments))
-    return Work(ways, (x, kernel))
+    return Work(
+        dict(ours=partial(reassemble, *arguments), naive=partial(naive.reassemble, *arguments)),
+        (x, kernel),
+    )
 
 
-def build_local_similarity(shape: Shape, place: Place) -> Work:
+def make_local_similarity(shape: Shape, place: Place) -> Work:
     """Queries and keys with inner products around 1."""
-    torch.manual_seed(0)
-    query = random(shape.batch, shape.channels, *upsampled(shape)) / shape.channels**0.5
-    query, key = place.put(query), place.put(random(*shape[:4]))
+    query = torch.randn(*shape[:2], *shape.upsampled) / shape.channels**0.5
+    query, key = place.put(query), place.put(torch.randn(shape[:4]))
     arguments = (query, key, shape.kernel_size, shape.scale_factor)
-    ways = dict(
-        ours=partial(local_similarity, *arguments),
-        naive=partial(naive.local_similarity, *arguments),
+    return Work(
+        dict(
+            ours=partial(local_similarity, *arguments),
+            naive=partial(naive.local_similarity, *arguments),
+        ),
+        (query, key),
     )
-    return Work(ways, (query, key))
 
 
-def build_point_sample(shape: Shape, place: Place) -> Work:
+def make_point_sample(shape: Shape, place: Place) -> Work:
     """Points a quarter of a pixel around where bilinear interpolation has them; four groups."""
-    torch.manual_seed(0)
     s, groups = shape.scale_factor, 4
-    x = place.put(random(*shape[:4]))
+    x = place.put(torch.randn(shape[:4]))
     start = DySample(groups, s, groups=groups).init_pos
-    offset = start + 0.25 * random(shape.batch, 2 * groups * s**2, shape.height, shape.width)
+    offset = start + 0.25 * torch.randn(shape.batch, 2 * groups * s**2, shape.height, shape.width)
     offset = place._replace(dtype=torch.float32).put(offset)  # coordinates always are
-    ways = dict(
-        ours=lambda: point_sample(x, offset, s, groups),
-        naive=lambda: naive.point_sample(x, offset.to(place.dtype), s, groups),
+    return Work(
+        dict(
+            ours=lambda: point_sample(x, offset, s, groups),
+            naive=lambda: naive.point_sample(x, offset.to(place.dtype), s, groups),
+        ),
+        (x, offset),
     )
-    return Work(ways, (x, offset))
 
 
-def build_bilinear(shape: Shape, place: Place) -> Work:
-    torch.manual_seed(0)
-    x = place.put(random(*shape[:4]))
-    return Work(dict(ours=partial(interpolate, x, shape.scale_factor)), (x,))
-
-
-def interpolate(x: Tensor, scale_factor: int) -> Tensor:
-    return F.interpolate(x, scale_factor=scale_factor, mode="bilinear", align_corners=False)
-
-
-def build_preset(upsample_cfg: dict, shape: Shape, place: Place) -> Work:
+def make_upsampler(upsample_cfg: dict, shape: Shape, place: Place) -> Work:
     """An upsampler of configs/_base_/upsamplers, with a guide of as many channels."""
-    torch.manual_seed(0)
     upsampler = build_upsampler(upsample_cfg, shape.channels, shape.scale_factor)
     if isinstance(upsampler, DySample):
         # As after training: points a quarter of a pixel around where they start.
@@ -165,18 +155,20 @@ def build_preset(upsample_cfg: dict, shape: Shape, place: Place) -> Work:
     if place.rounded_to is not None:
         upsampler.to(place.rounded_to)
     upsampler.to(place.device, place.dtype)
-    x = place.put(random(*shape[:4]))
-    guide = place.put(random(shape.batch, shape.channels, *upsampled(shape)))
+    x = place.put(torch.randn(shape[:4]))
+    guide = place.put(torch.randn(*shape[:2], *shape.upsampled))
     arguments = (x, guide) if upsampler.guided else (x,)
 
-    ways: dict[str, Callable[[], Tensor]] = dict(ours=partial(upsampler, *arguments))
-    rival = naive_way(upsampler, *arguments)
+    implementations: dict[str, Callable[[], Tensor]] = dict(ours=partial(upsampler, *arguments))
+    rival = naive_upsampler(upsampler, *arguments)
     if rival is not None:
-        ways["naive"] = rival
+        implementations["naive"] = rival
     if not upsampler.any_size:
-        ways["bilinear"] = partial(interpolate, x, shape.scale_factor)
+        implementations["bilinear"] = partial(
+            F.interpolate, x, scale_factor=shape.scale_factor, mode="bilinear"
+        )
     return Work(
-        ways,
+        implementations,
         arguments,
         tuple(upsampler.parameters()),
         count_flops(upsampler, shape),
@@ -191,7 +183,7 @@ def count_flops(upsampler: Upsampler, shape: Shape) -> int | None:
     return sum(upsampler.flops(shape.height, shape.width).values())
 
 
-def naive_way(upsampler: Upsampler, *arguments: Tensor) -> Callable[[], Tensor] | None:
+def naive_upsampler(upsampler: Upsampler, *arguments: Tensor) -> Callable[[], Tensor] | None:
     """The same operator as its paper writes it; None if it is a few layers of PyTorch anyway."""
     if isinstance(upsampler, DySample):
         scope = upsampler.scope if upsampler.dyscope else None
@@ -207,27 +199,15 @@ def naive_way(upsampler: Upsampler, *arguments: Tensor) -> Callable[[], Tensor] 
             style=upsampler.style,
         )
     module = sys.modules[type(upsampler).__module__]
-    if not any(hasattr(module, name) for name in NAIVE):
+    primitives = {name: function for name, function in NAIVE.items() if hasattr(module, name)}
+    if not primitives:
         return None
 
     def run() -> Tensor:
-        with naive_primitives(module):
+        with mock.patch.multiple(module, **primitives):
             return upsampler(*arguments)
 
     return run
-
-
-@contextlib.contextmanager
-def naive_primitives(module) -> Iterator[None]:
-    """Let a module of the library use the plain formulations of the primitives."""
-    ours = {name: getattr(module, name) for name in NAIVE if hasattr(module, name)}
-    try:
-        for name in ours:
-            setattr(module, name, NAIVE[name])
-        yield
-    finally:
-        for name, function in ours.items():
-            setattr(module, name, function)
 
 
 def read_presets() -> dict[str, dict]:
@@ -237,14 +217,13 @@ def read_presets() -> dict[str, dict]:
 
 
 PRIMITIVES = (
-    Operation("point_sample", build_point_sample),
-    Operation("reassemble", build_reassemble),
-    Operation("local_similarity", build_local_similarity),
+    Operation("point_sample", make_point_sample),
+    Operation("reassemble", make_reassemble),
+    Operation("local_similarity", make_local_similarity),
 )
 UPSAMPLERS = tuple(
-    Operation(name, partial(build_preset, cfg)) for name, cfg in read_presets().items()
+    Operation(name, partial(make_upsampler, cfg)) for name, cfg in read_presets().items()
 )
-OPERATIONS = {operation.name: operation for operation in (*PRIMITIVES, *UPSAMPLERS)}
 
 STAGE = Shape(1, 256, 60, 60)
 """A stage of a feature pyramid, 60x60 -> 120x120."""
@@ -252,25 +231,3 @@ FIGURE_8 = Shape(1, 256, 120, 120)
 """What Figure 8 of the DySample paper is measured at, with a guide of 256x240x240."""
 EMBEDDING = 32
 """Channels that similarities are taken in: SAPA's d."""
-
-
-def at(operation: str, shape: Shape) -> Shape:
-    """The shape for an operation: similarities are taken in an embedding."""
-    return shape._replace(channels=EMBEDDING) if operation == "local_similarity" else shape
-
-
-def sweeps(operation: str) -> dict[str, list[Shape]]:
-    """How cost grows: one extent at a time, from a stage's shape."""
-    base = at(operation, STAGE)
-    height, width, channels = base.height, base.width, base.channels
-    by_name = {
-        "size": [base._replace(height=height * n // 2, width=width * n // 2) for n in (1, 2, 4, 8)],
-        "channels": [base._replace(channels=channels * n // 4) for n in (1, 2, 4, 8)],
-        "scale_factor": [
-            base._replace(height=height // 2, width=width // 2, scale_factor=n) for n in (2, 4, 8)
-        ],
-        "batch": [base._replace(batch=base.batch * n) for n in (1, 2, 4, 8)],
-    }
-    if operation in ("a2u", "indexnet", "indexnet-m2o"):
-        del by_name["scale_factor"]  # they upsample by 2 alone
-    return by_name

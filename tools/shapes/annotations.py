@@ -1,4 +1,4 @@
-"""Masks as COCO writes them: boxes, polygons, run lengths, and panoptic segments."""
+"""Masks as COCO writes them: boxes, run lengths, and panoptic segments."""
 
 from __future__ import annotations
 
@@ -26,86 +26,15 @@ def run_lengths(mask: np.ndarray) -> dict:
     return {"size": list(mask.shape), "counts": counts.tolist()}
 
 
-def trace_outlines(mask: np.ndarray) -> tuple[list[list[int]], list[list[int]]]:
-    """Closed outlines of a mask along the edges of its pixels, as flat lists x, y, x, y, ...
-
-    Pixels that touch at a corner only count as separate. Since every vertex is a corner of a pixel,
-    filling the outlines gives back exactly the mask; COCO's own polygon filling does so too.
-
-    Returns:
-        The outer outlines and those of holes.
-    """
-    padded = np.pad(mask, 1)
-    # unit steps with the inside to their right, y pointing down
-    steps: dict[tuple[int, int], list[tuple[int, int]]] = {}
-    below, above = padded[1:, 1:-1], padded[:-1, 1:-1]
-    right, left = padded[1:-1, 1:], padded[1:-1, :-1]
-    for edges, shift, step in (
-        (below & ~above, (0, 0), (1, 0)),
-        (above & ~below, (1, 0), (-1, 0)),
-        (left & ~right, (0, 0), (0, 1)),
-        (right & ~left, (0, 1), (0, -1)),
-    ):
-        for y, x in np.argwhere(edges).tolist():
-            steps.setdefault((x + shift[0], y + shift[1]), []).append(step)
-
-    outer, holes = [], []
-    while steps:
-        start = min(steps, key=lambda point: (point[1], point[0]))
-        outline = _follow(steps, start)
-        (outer if _signed_area(outline) > 0 else holes).append(outline)
-    return outer, holes
-
-
-def _follow(
-    steps: dict[tuple[int, int], list[tuple[int, int]]], start: tuple[int, int]
-) -> list[int]:
-    """Walk once around from `start`, taking the steps out of `steps`; keep the corners."""
-    corners: list[int] = []
-    point, heading = start, None
-    while point in steps:
-        choices = steps[point]
-        # where two pixels touch at a corner: turn right, staying with the same pixel
-        step = choices[0]
-        if len(choices) == 2 and heading is not None:
-            step = (-heading[1], heading[0])
-        choices.remove(step)
-        if not choices:
-            del steps[point]
-        if step != heading:
-            corners += point
-        point, heading = (point[0] + step[0], point[1] + step[1]), step
-        if point == start:
-            break
-    return corners
-
-
-def _signed_area(outline: list[int]) -> float:
-    """Positive for an outline that runs clockwise as seen, y pointing down."""
-    x, y = np.array(outline[0::2]), np.array(outline[1::2])
-    return 0.5 * float(np.sum(x * np.roll(y, -1) - np.roll(x, -1) * y))
-
-
-def segmentation(mask: np.ndarray, is_crowd: bool) -> list[list[int]] | dict:
-    """Polygons; run lengths for a group and for a mask with a hole, which polygons cannot say."""
-    if is_crowd:
-        return run_lengths(mask)
-    outer, holes = trace_outlines(mask)
-    return run_lengths(mask) if holes else outer
-
-
-def categories(things_only: bool) -> list[dict]:
-    """The `categories` of an instance file (things) or of a panoptic one (all, with colours)."""
+def categories(with_stuff: bool) -> list[dict]:
+    """The `categories` of an instance file, or those of a panoptic one: with stuff and colours."""
     records = []
     for category_id, category in enumerate(CATEGORIES, start=1):
-        record = {
-            "id": category_id,
-            "name": category.name,
-            "supercategory": "thing" if category.is_thing else "stuff",
-        }
-        if not things_only:
-            record |= {"isthing": int(category.is_thing), "color": list(category.color)}
-        if category.is_thing or not things_only:
+        supercategory = "thing" if category.is_thing else "stuff"
+        record = dict(id=category_id, name=category.name, supercategory=supercategory)
+        if with_stuff:
+            record |= dict(isthing=int(category.is_thing), color=list(category.color))
+        if category.is_thing or with_stuff:
             records.append(record)
     return records
 
@@ -120,7 +49,7 @@ def instance_records(scene: Scene, image_id: int) -> list[dict]:
             "bbox": bounding_box(instance.mask),
             "area": int(np.count_nonzero(instance.mask)),
             "iscrowd": int(instance.is_crowd),
-            "segmentation": segmentation(instance.mask, instance.is_crowd),
+            "segmentation": run_lengths(instance.mask),
         }
         for position, instance in enumerate(scene.instances, start=1)
     ]

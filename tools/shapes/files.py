@@ -1,6 +1,6 @@
-"""The files of the data set: which there are, and how one picture's are written.
+"""The files of the data set: which there are, and how one image's are written.
 
-images/{training,validation}/ID.jpg                  pictures
+images/{training,validation}/ID.jpg                  images
 {train,val}2017/ID.jpg                               the same files again (hard links)
 annotations/instances_{train,val}2017.json           COCO boxes and masks
 annotations/panoptic_{train,val}2017.json            COCO panoptic records
@@ -8,6 +8,7 @@ annotations/panoptic_{train,val}2017/ID.png            and their segments, id = 
 annotations/{training,validation}/ID.png             ADE20K label maps, 0 is no label
 depth/{training,validation}/ID.png                   16 bits, mm
 matting/{training,validation}/{alpha,fg,bg,trimap}/  the nearest thing's matte
+shapes.json                                          the arguments, written last
 """
 
 from __future__ import annotations
@@ -15,8 +16,8 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -24,30 +25,28 @@ import numpy as np
 from .annotations import categories, instance_records, panoptic_segments
 from .scene import draw_scene
 
+MARKER = "shapes.json"
+VERSION = 2
+"""Raised when the same arguments give other files."""
+MAX_IMAGES = 1_000_000
+BYTES_PER_PIXEL, BYTES_PER_IMAGE = 3, 40_000
+"""An image with all its labels takes less than the sum of both on the disk."""
 
-@dataclass(frozen=True)
-class Split:
+
+class Split(NamedTuple):
     number: int
     coco: str
     ade: str
 
     def image_id(self, index: int) -> int:
-        """No id occurs in two splits, and none depends on how many pictures there are."""
+        """No id occurs in two splits, and none depends on how many images there are."""
         return self.number * 10_000_000 + index + 1
-
-    def stem(self, index: int) -> str:
-        return f"{self.image_id(index):012d}"
 
 
 SPLITS = (Split(0, "train2017", "training"), Split(1, "val2017", "validation"))
-MATTES = ("alpha", "fg", "bg", "trimap")
-MAX_IMAGES = 1_000_000
-BYTES_PER_PIXEL, BYTES_PER_PICTURE = 3, 40_000
-"""A picture with all its labels takes less than the sum of both on the disk."""
 
 
-@dataclass(frozen=True)
-class Arguments:
+class Arguments(NamedTuple):
     """Everything that the data set's content depends on."""
 
     train: int
@@ -56,128 +55,84 @@ class Arguments:
     width: int
     seed: int
 
-    def count(self, split: Split) -> int:
-        return (self.train, self.val)[split.number]
+    def __str__(self) -> str:
+        return f"{self.train} + {self.val} images of {self.height}x{self.width}, seed {self.seed}"
 
-    def pictures(self) -> list[tuple[Split, int]]:
-        return [(split, index) for split in SPLITS for index in range(self.count(split))]
-
-    def as_dict(self) -> dict[str, int]:
-        return asdict(self)
-
-
-def expected_files(arguments: Arguments) -> list[str]:
-    """Paths, relative to the data set's folder, that a whole data set has at least."""
-    paths = []
-    for split in SPLITS:
-        paths += [f"annotations/{kind}_{split.coco}.json" for kind in ("instances", "panoptic")]
-    for split, index in arguments.pictures():
-        stem = split.stem(index)
-        paths += [
-            f"images/{split.ade}/{stem}.jpg",
-            f"{split.coco}/{stem}.jpg",
-            f"annotations/{split.ade}/{stem}.png",
-            f"annotations/panoptic_{split.coco}/{stem}.png",
-            f"depth/{split.ade}/{stem}.png",
-        ]
-    return paths
+    def marker(self) -> bytes:
+        """What the file that is written last says."""
+        content = dict(tool="mmdysample make_shapes", version=VERSION, arguments=self._asdict())
+        return json.dumps(content, indent=1).encode() + b"\n"
 
 
-def make_folders(root: Path) -> None:
-    for split in SPLITS:
-        folders = [
-            f"images/{split.ade}",
-            split.coco,
-            f"annotations/{split.ade}",
-            f"annotations/panoptic_{split.coco}",
-            f"depth/{split.ade}",
-            *(f"matting/{split.ade}/{kind}" for kind in MATTES),
-        ]
-        for folder in folders:
-            (root / folder).mkdir(parents=True, exist_ok=True)
-
-
-def write_picture(root: Path, arguments: Arguments, split: Split, index: int) -> dict:
-    """Draw one picture and write its files.
+def write_image(root: Path, arguments: Arguments, split: Split, index: int) -> dict:
+    """Draw one image and write its files.
 
     Returns:
         Its records for the split's JSON files: image, instances, panoptic.
     """
     scene = draw_scene(arguments.seed, split.number, index, arguments.height, arguments.width)
-    image_id, stem = split.image_id(index), split.stem(index)
+    image_id = split.image_id(index)
+    jpg, png = f"{image_id:012d}.jpg", f"{image_id:012d}.png"
     colors, segments = panoptic_segments(scene)
 
-    picture = root / "images" / split.ade / f"{stem}.jpg"
-    _write_jpeg(picture, scene.image)
-    _link(picture, root / split.coco / picture.name)
-    _write_png(root / "annotations" / split.ade / f"{stem}.png", scene.semantic)
-    _write_png(root / f"annotations/panoptic_{split.coco}" / f"{stem}.png", colors[..., ::-1])
-    _write_png(root / "depth" / split.ade / f"{stem}.png", scene.depth)
+    image = root / "images" / split.ade / jpg
+    _write(image, scene.image)
+    _link(image, root / split.coco / jpg)
+    _write(root / "annotations" / split.ade / png, scene.semantic)
+    _write(root / "annotations" / f"panoptic_{split.coco}" / png, colors)
+    _write(root / "depth" / split.ade / png, scene.depth)
     if scene.matte is not None:
         mattes = root / "matting" / split.ade
-        _write_png(mattes / "alpha" / f"{stem}.png", scene.matte.alpha)
-        _write_jpeg(mattes / "fg" / f"{stem}.jpg", scene.matte.foreground)
-        _write_jpeg(mattes / "bg" / f"{stem}.jpg", scene.matte.background)
-        _write_png(mattes / "trimap" / f"{stem}.png", scene.matte.trimap)
-    return {
-        "image": {
-            "id": image_id,
-            "file_name": picture.name,
-            "height": arguments.height,
-            "width": arguments.width,
-        },
-        "instances": instance_records(scene, image_id),
-        "panoptic": {
-            "image_id": image_id,
-            "file_name": f"{stem}.png",
-            "segments_info": segments,
-        },
-    }
+        _write(mattes / "alpha" / png, scene.matte.alpha)
+        _write(mattes / "fg" / jpg, scene.matte.foreground)
+        _write(mattes / "bg" / jpg, scene.matte.background)
+        _write(mattes / "trimap" / png, scene.matte.trimap)
+    return dict(
+        image=dict(id=image_id, file_name=jpg, height=arguments.height, width=arguments.width),
+        instances=instance_records(scene, image_id),
+        panoptic=dict(image_id=image_id, file_name=png, segments_info=segments),
+    )
 
 
 def write_annotations(root: Path, split: Split, records: list[dict]) -> None:
-    """Write a split's JSON files from the records of its pictures, in their order."""
-    info = {"description": "Shapes: drawn by mmdysample's tools/make_shapes.py", "version": "1"}
-    images = [record["image"] for record in records]
-    instances = {
-        "info": info,
-        "licenses": [],
-        "images": images,
-        "annotations": [record for picture in records for record in picture["instances"]],
-        "categories": categories(things_only=True),
-    }
-    panoptic = {
-        "info": info,
-        "licenses": [],
-        "images": images,
-        "annotations": [record["panoptic"] for record in records],
-        "categories": categories(things_only=False),
-    }
-    for kind, content in (("instances", instances), ("panoptic", panoptic)):
+    """Write a split's JSON files from the records of its images, in their order."""
+    instances = [instance for record in records for instance in record["instances"]]
+    panoptic = [record["panoptic"] for record in records]
+    for kind, found in (("instances", instances), ("panoptic", panoptic)):
+        content = {
+            "info": {
+                "description": "Shapes: drawn by mmdysample's tools/make_shapes.py",
+                "version": "1",
+            },
+            "licenses": [],
+            "images": [record["image"] for record in records],
+            "annotations": found,
+            "categories": categories(with_stuff=kind == "panoptic"),
+        }
         path = root / "annotations" / f"{kind}_{split.coco}.json"
         path.write_text(json.dumps(content, separators=(",", ":")))
 
 
 def _link(source: Path, target: Path) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
     try:
         os.link(source, target)
     except OSError:  # a file system without hard links; a full one fails at the copy, too
         shutil.copyfile(source, target)
 
 
-def _write_png(path: Path, pixels: np.ndarray) -> None:
-    _encode(path, pixels, [])
-
-
-def _write_jpeg(path: Path, rgb: np.ndarray) -> None:
+def _write(path: Path, pixels: np.ndarray) -> None:
+    """Write an array, in colour if it is (H, W, 3) RGB."""
+    if pixels.ndim == 3:
+        pixels = pixels[..., ::-1]
     # full colour resolution: the default halves it, which blurs coloured edges
-    full = [cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444]
-    _encode(path, rgb[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 95, *full])
-
-
-def _encode(path: Path, pixels: np.ndarray, parameters: list[int]) -> None:
+    jpeg = [cv2.IMWRITE_JPEG_QUALITY, 95]
+    jpeg += [cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444]
     # cv2.imwrite only returns False on a full disk; write_bytes says what went wrong
-    encoded, content = cv2.imencode(path.suffix, np.ascontiguousarray(pixels), parameters)
+    encoded, content = cv2.imencode(
+        path.suffix, np.ascontiguousarray(pixels), jpeg if path.suffix == ".jpg" else []
+    )
     if not encoded:
         raise RuntimeError(f"OpenCV {cv2.__version__} cannot encode {path.suffix} files")
+    path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(content.tobytes())

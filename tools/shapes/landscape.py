@@ -17,7 +17,7 @@ NEAR = 4600.0
 
 @dataclass
 class Canvas:
-    """A picture while it is drawn; every array has the picture's height and width."""
+    """An image while it is drawn; every array has the image's height and width."""
 
     color: np.ndarray
     """(H, W, 3), RGB in [0, 1], float32."""
@@ -77,7 +77,7 @@ def _lay(
     canvas.color = mix(canvas.color, color, amount)
     region = amount >= 0.5
     canvas.category[region] = CATEGORY_ID[name]
-    # from the depth at the line to the depth at the picture's lower edge
+    # from the depth at the line to the depth at the image's lower edge
     below = np.clip((y[:, None] - line) / np.maximum(y[-1] - line, 1.0), 0.0, 1.0)
     canvas.depth[region] = (depth_at_line + (depth_below - depth_at_line) * below)[region]
 

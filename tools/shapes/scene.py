@@ -1,4 +1,4 @@
-"""One picture of the data set and everything that is known about it."""
+"""One image of the data set and everything that is known about it."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ FARTHEST, NEAREST = 4400.0, 900.0
 """Depth of the things in mm: each gets a slice of its own between the two."""
 
 LIGHT = (-0.6, -0.8)
-"""Direction towards the light in the picture plane: from the upper left."""
+"""Direction towards the light in the image plane: from the upper left."""
 
 STYLES: dict[str, tuple[float, tuple[Texture, ...]]] = {
     "disk": (0.99, (plain, dots, plain, checker)),
@@ -74,7 +74,7 @@ class Matte:
 
 @dataclass
 class Scene:
-    """A picture with its ground truth."""
+    """An image with its ground truth."""
 
     image: np.ndarray
     """(H, W, 3), uint8, RGB."""
@@ -85,7 +85,7 @@ class Scene:
     depth: np.ndarray
     """(H, W), uint16, mm."""
     matte: Matte | None
-    """None in a picture without things."""
+    """None in an image without things."""
 
 
 @dataclass
@@ -115,7 +115,7 @@ class _Thing:
 
 @dataclass
 class _Patch:
-    """A shape on the part of the picture that it touches."""
+    """A shape on the part of the image that it touches."""
 
     rows: slice
     columns: slice
@@ -126,12 +126,12 @@ class _Patch:
 
 
 def draw_scene(seed: int, split: int, index: int, height: int, width: int) -> Scene:
-    """Draw picture `index` of a split.
+    """Draw image `index` of a split.
 
     Args:
         seed: non-negative seed of the data set.
-        split: number of the split: pictures of different splits differ.
-        index: number of the picture, from 0.
+        split: number of the split: images of different splits differ.
+        index: number of the image, from 0.
         height, width: size in pixels.
     """
     stream = Stream(seed, split, index)
@@ -180,7 +180,7 @@ def draw_scene(seed: int, split: int, index: int, height: int, width: int) -> Sc
 
 
 def _choose_things(stream: Stream, height: int, width: int) -> list[_Thing]:
-    """Things from the farthest to the nearest; none in one picture of fifty."""
+    """Things from the farthest to the nearest; none in one image of fifty."""
     if stream.chance(0.02):
         return []
     count = stream.integer(4, 9)
@@ -272,7 +272,7 @@ def _softness(stream: Stream, thing: _Thing) -> float:
 
 
 def _render(stream: Stream, shape: _Shape, height: int, width: int) -> _Patch | None:
-    """The shape's distance, colour and relief around it; None if it lies outside the picture."""
+    """The shape's distance, colour and relief around it; None if it lies outside the image."""
     outline = shape.outline
     margin = outline.reach + 6.0 + 0.5 * _shadow_blur(outline)
     top, bottom = max(0, int(shape.y - margin)), min(height, int(shape.y + margin) + 1)
@@ -336,7 +336,7 @@ def _trimap(alpha: np.ndarray) -> np.ndarray:
 
 
 def _blend(matte: Matte) -> np.ndarray:
-    """The picture in whole numbers, so that the matting equation holds exactly."""
+    """The image in whole numbers, so that the matting equation holds exactly."""
     alpha = matte.alpha.astype(np.uint32)[..., None]
     mixed = alpha * matte.foreground + (255 - alpha) * matte.background
     return ((mixed + 127) // 255).astype(np.uint8)

@@ -44,7 +44,7 @@ class Stream:
         """A unit vector (cos, sin).
 
         Rounded to 20 bits: the last bit of sin and cos differs between C libraries, and nothing
-        else in a picture's arithmetic does (it is +, -, *, / and sqrt, which IEEE 754 fixes).
+        else in an image's arithmetic does (it is +, -, *, / and sqrt, which IEEE 754 fixes).
         """
         return unit_vector(self.uniform(0.0, 2.0 * math.pi))
 

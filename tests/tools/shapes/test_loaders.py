@@ -27,16 +27,16 @@ def scene_of(split: str, index: int):
     return draw_scene(0, int(split == "val"), index, 96, 128)
 
 
-def load_config(name: str, folder: Path) -> Config:
+def load_config(name: str, directory: Path) -> Config:
     config = Config.fromfile(CONFIGS / name)
     for split in ("train", "val"):
-        config[f"{split}_dataloader"].dataset.data_root = str(folder)
+        config[f"{split}_dataloader"].dataset.data_root = str(directory)
     return config
 
 
 @pytest.mark.parametrize(("split", "count"), [("train", 24), ("val", 8)])
-def test_coco_dataset(shapes_folder, split, count):
-    settings = load_config("shapes_detection.py", shapes_folder)[f"{split}_dataloader"].dataset
+def test_coco_dataset(shapes_directory, split, count):
+    settings = load_config("shapes_detection.py", shapes_directory)[f"{split}_dataloader"].dataset
     settings.pipeline = [
         dict(type="LoadImageFromFile"),
         dict(type="LoadAnnotations", with_bbox=True, with_mask=True),
@@ -46,7 +46,7 @@ def test_coco_dataset(shapes_folder, split, count):
         assert type(dataset) is mmdet.datasets.CocoDataset
         assert dataset.metainfo["classes"] == THINGS
         scenes = [scene_of(split, index) for index in range(count)]
-        if split == "train":  # without pictures that hold nothing
+        if split == "train":  # without images that hold nothing
             scenes = [scene for scene in scenes if scene.instances]
         assert len(dataset) == len(scenes)
         for item, scene in zip(map(dataset.__getitem__, range(len(dataset))), scenes, strict=True):
@@ -69,8 +69,10 @@ def test_coco_dataset(shapes_folder, split, count):
 
 
 @pytest.mark.parametrize(("split", "count"), [("train", 24), ("val", 8)])
-def test_ade_style_dataset(shapes_folder, split, count):
-    settings = load_config("shapes_segmentation.py", shapes_folder)[f"{split}_dataloader"].dataset
+def test_ade_style_dataset(shapes_directory, split, count):
+    settings = load_config("shapes_segmentation.py", shapes_directory)[
+        f"{split}_dataloader"
+    ].dataset
     settings.pipeline = [dict(type="LoadImageFromFile"), dict(type="LoadAnnotations")]
     with DefaultScope.overwrite_default_scope("mmseg"):
         dataset = DATASETS.build(settings)
@@ -85,22 +87,9 @@ def test_ade_style_dataset(shapes_folder, split, count):
             assert np.abs(item["img"][..., ::-1].astype(int) - scene.image).mean() < 3.0
 
 
-def test_ade20k_dataset_itself_reads_the_files(shapes_folder):
-    """With ADE20K's own 150 classes the files mean nothing, but they are laid out as its own."""
-    with DefaultScope.overwrite_default_scope("mmseg"):
-        dataset = mmseg.datasets.ADE20KDataset(
-            data_root=str(shapes_folder),
-            data_prefix=dict(img_path="images/validation", seg_map_path="annotations/validation"),
-            pipeline=[dict(type="LoadImageFromFile"), dict(type="LoadAnnotations")],
-        )
-        assert len(dataset) == 8
-        labels = dataset[3]["gt_seg_map"]
-    np.testing.assert_array_equal(labels, scene_of("val", 3).semantic - np.uint8(1))
-
-
-def test_coco_panoptic_dataset(shapes_folder):
+def test_coco_panoptic_dataset(shapes_directory):
     dataset = mmdet.datasets.CocoPanopticDataset(
-        data_root=str(shapes_folder),
+        data_root=str(shapes_directory),
         ann_file="annotations/panoptic_train2017.json",
         data_prefix=dict(img="train2017/", seg="annotations/panoptic_train2017/"),
         metainfo=dict(classes=THINGS + STUFF, thing_classes=THINGS, stuff_classes=STUFF),
@@ -115,10 +104,10 @@ def test_coco_panoptic_dataset(shapes_folder):
         assert labels == set(np.unique(scene.semantic)) - {0}
 
 
-def test_nyu_dataset(shapes_folder):
+def test_nyu_dataset(shapes_directory):
     with DefaultScope.overwrite_default_scope("mmseg"):
         dataset = mmseg.datasets.NYUDataset(
-            data_root=str(shapes_folder),
+            data_root=str(shapes_directory),
             data_prefix=dict(img_path="images/training", depth_map_path="depth/training"),
             pipeline=[
                 dict(type="LoadImageFromFile"),
@@ -130,9 +119,9 @@ def test_nyu_dataset(shapes_folder):
     np.testing.assert_allclose(meters, scene_of("train", 5).depth / 1000.0, rtol=1e-6)
 
 
-def test_coco_metric_gives_the_truth_full_marks(shapes_folder):
+def test_coco_metric_gives_the_truth_full_marks(shapes_directory):
     """Boxes as ground truth has them, groups left out, are 100 % right."""
-    ann_file = shapes_folder / "annotations/instances_val2017.json"
+    ann_file = shapes_directory / "annotations/instances_val2017.json"
     truth = json.loads(ann_file.read_text())
     metric = CocoMetric(ann_file=str(ann_file), metric=["bbox", "segm"])
     metric.dataset_meta = dict(classes=THINGS)
@@ -159,9 +148,9 @@ def test_coco_metric_gives_the_truth_full_marks(shapes_folder):
         ("shapes_segmentation.py", "mmseg", "gt_sem_seg"),
     ],
 )
-def test_pipelines_of_the_configs_run(shapes_folder, name, scope, key):
+def test_pipelines_of_the_configs_run(shapes_directory, name, scope, key):
     import_modules_from_strings([f"{scope}.datasets"])
-    config = load_config(name, shapes_folder)
+    config = load_config(name, shapes_directory)
     with DefaultScope.overwrite_default_scope(scope):
         for split in ("train", "val"):
             item = DATASETS.build(config[f"{split}_dataloader"].dataset)[0]
