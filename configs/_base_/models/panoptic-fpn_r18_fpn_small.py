@@ -1,4 +1,4 @@
-# A Panoptic FPN that learns from random weights within minutes, on small pictures and a CPU.
+# A Panoptic FPN that learns from random weights within minutes, on small images and a CPU.
 _base_ = "./mask-rcnn_r18_fpn_small.py"
 model = dict(
     type="PanopticFPN",
