@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import islice
 
 import torch
 from mmseg.models.decode_heads import SegformerHead
@@ -53,11 +54,12 @@ class UpsampleSegformerHead(SegformerHead):
         inputs = self._transform_inputs(inputs)
         check_channels("UpsampleSegformerHead", inputs, self.in_channels)
         levels = [conv(x) for conv, x in zip(self.convs, inputs, strict=True)]
-        outs = [levels[0]]
-        stages = list(self.upsample_modules)
-        for i in range(1, len(levels)):
-            stages, climb = stages[:-i], stages[-i:]
-            outs.append(_climb(climb, levels[i], guides=levels[:i][::-1]))
+        stages = iter(self.upsample_modules)
+        outs = []
+        for n in reversed(range(1, len(levels))):  # c4, c3, c2, in the order of their stages
+            guides = levels[:n][::-1]
+            outs.append(_climb(list(islice(stages, n)), levels[n], guides))
+        outs = [levels[0], *reversed(outs)]
         return self.cls_seg(self.fusion_conv(torch.cat(outs, dim=1)))
 
     def _load_from_state_dict(self, state_dict, prefix, *args, **kwargs) -> None:

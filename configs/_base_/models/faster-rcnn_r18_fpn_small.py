@@ -1,4 +1,4 @@
-# A Faster R-CNN that learns from random weights within minutes, on small pictures and a CPU.
+# A Faster R-CNN that learns from random weights within minutes, on small images and a CPU.
 _base_ = "mmdet::_base_/models/faster-rcnn_r50_fpn.py"
 channels = 64
 model = dict(

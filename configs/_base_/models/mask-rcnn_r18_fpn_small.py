@@ -1,4 +1,4 @@
-# A Mask R-CNN that learns from random weights within minutes, on small pictures and a CPU.
+# A Mask R-CNN that learns from random weights within minutes, on small images and a CPU.
 _base_ = "./faster-rcnn_r18_fpn_small.py"
 channels = 64
 model = dict(

@@ -1,4 +1,4 @@
-# A SegFormer that learns from random weights within minutes, on small pictures and a CPU.
+# A SegFormer that learns from random weights within minutes, on small images and a CPU.
 _base_ = "mmseg::_base_/models/segformer_mit-b0.py"
 norm_cfg = dict(type="BN", requires_grad=True)
 model = dict(

@@ -1,4 +1,4 @@
-# A UPerNet that learns from random weights within minutes, on small pictures and a CPU.
+# A UPerNet that learns from random weights within minutes, on small images and a CPU.
 _base_ = "mmseg::_base_/models/upernet_r50.py"
 norm_cfg = dict(type="BN", requires_grad=True)
 model = dict(
