@@ -2,8 +2,8 @@
 
 ``configs/``, ``tools/`` and ``model-index.yml`` lie outside the package, and OpenMMLab's tools look
 for them in ``<package>/.mim``. A wheel carries copies there; an editable install links to them. All
-else that a build makes goes to a temporary folder, so that the source tree stays as it was and no
-file of an earlier build gets into a wheel.
+else that a build makes goes to a temporary directory, so that the source tree stays as it was and
+no file of an earlier build gets into a wheel.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ EXTRAS = ("mmdet", "mmseg", "triton", "dev")
 
 @functools.cache
 def scratch() -> str:
-    """A folder for intermediate files that goes when the build ends."""
+    """A directory for intermediate files that goes when the build ends."""
     path = tempfile.mkdtemp(prefix="mmdysample-build-")
     atexit.register(shutil.rmtree, path, ignore_errors=True)
     return path
 
 
 class BuildElsewhere(build):
-    """``build`` in the scratch folder unless the user names another one."""
+    """``build`` in the scratch directory unless the user names another one."""
 
     def finalize_options(self) -> None:
         if self.build_base == "build":
@@ -47,7 +47,7 @@ class BuildElsewhere(build):
 
 
 class EggInfoElsewhere(egg_info):
-    """``egg_info`` in the scratch folder; an sdist carries it and needs it in the source tree."""
+    """``egg_info`` in the scratch directory; an sdist needs it in the source tree."""
 
     def finalize_options(self) -> None:
         if self.egg_base is None and "sdist" not in self.distribution.commands:

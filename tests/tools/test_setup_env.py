@@ -275,8 +275,8 @@ def test_leaves_alone_what_it_did_not_make(setup: Setup, tmp_path: Path, kind: s
 
 
 BROKEN_PYTHONS = {
-    "python3.9": "import sys; sys.version_info = (3, 9, 1)",
-    "python3.13": "import sys; sys.version_info = (3, 13, 0)",
+    "python3.9": "import sys, sysconfig; sys.version_info = (3, 9, 1)",
+    "python3.13": "import sys, sysconfig; sys.version_info = (3, 13, 0)",
     "bare": "import sys; sys.modules['ensurepip'] = None",
     "headless": "import sysconfig; sysconfig.get_path = lambda name: '/nowhere'",
     "shim": "raise SystemExit(127)",
