@@ -24,6 +24,9 @@ if not torch.cuda.is_available():
 
 from tests.utils import DEVICES
 
+# TF32 keeps 10 bits of the mantissa: convolutions would not be comparable with references.
+torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+
 # What a shell starts in the background ignores interrupts, and what nohup starts a lost terminal;
 # so would every tool that the tests start and send these signals to. A handler is not passed on.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
@@ -40,29 +43,17 @@ def device(request) -> str:
 
 def pytest_configure(config) -> None:
     # pytest-randomly shuffles the tests. It also seeds each of them with a number of its own,
-    # anew between fixtures and test; what a test draws depends on the test alone, see `_seed`.
+    # anew between fixtures and test; see `_same_start`.
     if config.pluginmanager.hasplugin("randomly"):
         config.option.randomly_reset_seed = False
 
 
 @pytest.fixture(autouse=True)
-def _seed() -> None:
+def _same_start() -> None:
+    """What a test draws and finds does not depend on those before it."""
     random.seed(0)
     torch.manual_seed(0)
     if "numpy" in sys.modules:  # which torch does not need
         sys.modules["numpy"].random.seed(0)
-
-
-@pytest.fixture(autouse=True)
-def _forget_default_scope() -> None:
-    """A Runner that a test built has set mmengine's default scope for the whole process."""
-    registry = sys.modules.get("mmengine.registry")
-    if registry is not None:
-        registry.DefaultScope._instance_dict.clear()
-
-
-@pytest.fixture(autouse=True, scope="session")
-def _full_float32() -> None:
-    """TF32 keeps 10 bits of the mantissa: convolutions would not be comparable with references."""
-    torch.backends.cuda.matmul.allow_tf32 = False
-    torch.backends.cudnn.allow_tf32 = False
+    if "mmengine.registry" in sys.modules:  # a Runner sets its default scope for the whole process
+        sys.modules["mmengine.registry"].DefaultScope._instance_dict.clear()

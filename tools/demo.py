@@ -157,16 +157,12 @@ class Demo:
         print(f"Everything goes to {Path.cwd()}; what is done is kept. Ctrl-C stops.")
         for name in ("data", "logs"):
             Path(name).mkdir(exist_ok=True)
-        train, val = IMAGES[self.quick]
-        shapes = Path("data/shapes")
-        done = (shapes / "shapes.json").exists()
-        command: Command = ["tools/make_shapes.py", shapes, "--train", train, "--val", val]
-        self.do(f"drawing the Shapes data set: {train} + {val} images", done, command)
+        self.draw_data()
         for task in TASKS:
             self.compare(task)
         upsampler = DETECTOR.upsamplers[1]
         model = [DETECTOR.config_file(upsampler), DETECTOR.checkpoint(upsampler)]
-        image = sorted((shapes / "val2017").iterdir())[2]
+        image = sorted(Path("data/shapes/val2017").iterdir())[2]
         self.draw("sampling_points.png", ["tools/analysis/sampling_points.py", *model, image])
         report = table()
         Path("results.txt").write_text(report)
@@ -174,24 +170,30 @@ class Demo:
         for name in (*(task.image for task in TASKS), "sampling_points.png"):
             print(f"  {Path.cwd() / name}")
 
+    def draw_data(self) -> None:
+        train, val = IMAGES[self.quick]
+        command: Command = ["tools/make_shapes.py", "data/shapes", "--train", train, "--val", val]
+        missing = not Path("data/shapes/shapes.json").exists()
+        self.do(f"drawing the Shapes data set: {train} + {val} images", [command] * missing)
+
     def compare(self, task: Task) -> None:
         """Both models side by side: ones as small as these gain little from a second core."""
         names = f"{task.name} with {' and with '.join(task.upsamplers)}"
-        done = all(task.results(upsampler) for upsampler in task.upsamplers)
         about = "some seconds" if self.quick else f"about {task.minutes:g} min on 2 CPU cores"
+        untested = [upsampler for upsampler in task.upsamplers if not task.results(upsampler)]
         commands: list[Command] = []
-        for upsampler in task.upsamplers:
+        for upsampler in untested:
             command = ["tools/train.py", task.config_file(upsampler), "--resume"]
             command += ["--work-dir", task.run(upsampler), "--cfg-options", *OPTIONS]
             commands.append(command + (task.quick if self.quick else []))
-        self.do(f"training {names} ({about})", done, *commands)
+        self.do(f"training {names} ({about})", commands)
 
         models = {u: [task.config_file(u), task.checkpoint(u)] for u in task.upsamplers}
         commands = []
-        for upsampler, model in models.items():
-            command = ["tools/test.py", *model, "--work-dir", task.run(upsampler) / "test"]
-            commands.append([*command, "--cfg-options", *OPTIONS])
-        self.do(f"testing {names}", done, *commands)
+        for upsampler in untested:
+            command = ["tools/test.py", *models[upsampler], "--cfg-options", *OPTIONS]
+            commands.append([*command, "--work-dir", task.run(upsampler) / "test"])
+        self.do(f"testing {names}", commands)
 
         command = ["tools/analysis/predictions.py"]
         for upsampler, model in models.items():
@@ -199,18 +201,18 @@ class Demo:
         self.draw(task.image, command)
 
     def draw(self, image: str, command: Command) -> None:
-        done = Path(image).exists()
+        missing = not Path(image).exists()
         draft = Path("logs", image)  # of which a tool that was interrupted may leave a part
         draft.unlink(missing_ok=True)
-        self.do(f"drawing {image}", done, [*command, "--out", draft])
-        if not done:
+        self.do(f"drawing {image}", [[*command, "--out", draft]] * missing)
+        if missing:
             draft.rename(image)
 
-    def do(self, what: str, done: bool, *commands: Command) -> None:
-        """One step: tools that run side by side, unless an earlier demo has done it."""
+    def do(self, what: str, commands: list[Command]) -> None:
+        """One step: tools that run side by side, none where an earlier demo has done it."""
         self.step += 1
         line = f"[{self.step}/{self.steps}] {what}"
-        if done:
+        if not commands:
             print(f"{line}: done before", flush=True)
             return
         print(line, flush=True)
@@ -242,7 +244,7 @@ def call(commands: dict[Path, Command]) -> None:
                 )
         running = True
         while running:
-            time.sleep(0.2)
+            time.sleep(0.1)
             running = any(process.poll() is None for process in processes.values())
             for log, process in processes.items():
                 if process.returncode:
@@ -269,16 +271,16 @@ def progress(log: Path) -> str:
 
 def table() -> str:
     """The comparison as text."""
-    lines = [f"{'model':13} {'upsampler':10} {'result':22} added parameters"]
+    lines = [f"{'model':13} {'upsampler':10} {'result':21} added parameters"]
     for task in TASKS:
         for upsampler in task.upsamplers:
             results = json.loads(task.results(upsampler).read_text())
-            metrics = " ".join(
-                f"{heading} {task.percent * results[name]:<6.1f}"
+            first, second = (
+                f"{heading} {task.percent * results[name]:.1f}"
                 for heading, name in task.metrics.items()
             )
             added = count_parameters(task.checkpoint(upsampler))
-            lines.append(f"{task.name:13} {upsampler:10} {metrics:22} {added:,}")
+            lines.append(f"{task.name:13} {upsampler:10} {first:10} {second:10} {added:,}")
     lines.append("One short training each, one seed: differences of a point or two are chance.")
     return "\n".join(lines) + "\n"
 

@@ -38,7 +38,8 @@ step() { # of 5, what is done
 }
 
 finish() {
-    rm -rf "$TMPDIR"
+    # What still runs, if only this script was stopped, ends without its files.
+    rm -rf "$TMPDIR" || true
     [[ $(<"$STAMP") == "$made_from" ]] ||
         echo "Stopped at: $doing. The same command starts the set-up again." >&2
 }

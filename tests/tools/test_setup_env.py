@@ -19,10 +19,11 @@ pytestmark = pytest.mark.skipif(
 ROOT = Path(__file__).resolve().parents[2]
 
 # Notes every call. FAIL_AT and HANG_AT are parts of the call that fails, or that hangs. Asked what
-# mmcv is to be compiled against, it answers for a torch that the lines in TORCH define.
+# mmcv is to be compiled against, it answers for a torch that the lines in TORCH define. Settings that
+# lead pip or Python elsewhere must not come to it.
 FAKE_PYTHON = """#!/usr/bin/env bash
 echo "$* FORCE_CUDA=${FORCE_CUDA:-}" >>"$CALLS"
-if [[ -n ${FAIL_AT:-} && $* == *$FAIL_AT* ]]; then
+if [[ -n ${PIP_USER:-}${PYTHONPATH:-} || -n ${FAIL_AT:-} && $* == *$FAIL_AT* ]]; then
     echo 'ERROR: it broke' >&2
     exit 1
 elif [[ -n ${HANG_AT:-} && $* == *$HANG_AT* ]]; then
@@ -83,6 +84,8 @@ class Setup:
             "HANGING": str(self.hanging),
             "REAL": sys.executable,
             "TORCH": CPU,
+            "PIP_USER": "1",
+            "PYTHONPATH": "/elsewhere",
         }
 
     def add_program(self, name: str, text: str) -> None:
@@ -170,7 +173,7 @@ def test_compiles_mmcv_once_for_all_environments_and_anew_for_another_torch(
 
 
 @pytest.mark.parametrize(
-    "change", ["requirements/lock.txt", "mmdysample/version.py", "PYTHON", "moved"]
+    "change", ["requirements/lock.txt", "mmdysample/version.py", "PYTHON", "moved", "python-gone"]
 )
 def test_what_is_out_of_date_is_made_anew(complete: Setup, change: str) -> None:
     variables = {}
@@ -180,6 +183,8 @@ def test_what_is_out_of_date_is_made_anew(complete: Setup, change: str) -> None:
     elif change == "moved":
         complete.project = complete.project.rename(complete.project.with_name("renamed"))
         complete.venv = complete.project / ".venv"
+    elif change == "python-gone":
+        (complete.venv / "bin" / "python").unlink()
     else:
         with (complete.project / change).open("a") as file:
             file.write("# changed\n")
@@ -270,8 +275,8 @@ def test_leaves_alone_what_it_did_not_make(setup: Setup, tmp_path: Path, kind: s
 
 
 BROKEN_PYTHONS = {
-    "python3.9": "import sys; sys.version_info = (3, 9, 1)",
-    "python3.13": "import sys; sys.version_info = (3, 13, 0)",
+    "python3.9": "import sys, sysconfig; sys.version_info = (3, 9, 1)",
+    "python3.13": "import sys, sysconfig; sys.version_info = (3, 13, 0)",
     "bare": "import sys; sys.modules['ensurepip'] = None",
     "headless": "import sysconfig; sysconfig.get_path = lambda name: '/nowhere'",
     "shim": "raise SystemExit(127)",
