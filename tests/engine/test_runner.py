@@ -127,26 +127,33 @@ class Disturbing(CheckpointHook):
         random.random(), np.random.rand(), torch.rand(7)
 
 
-@pytest.mark.parametrize("by_epoch", [True, False])
-def test_resumed_sees_what_was_left(tmp_path, by_epoch):
+@pytest.mark.parametrize(
+    ("by_epoch", "hook", "done", "sampler"),
+    [
+        (True, dict(interval=1), 3, "DefaultSampler"),
+        (True, dict(interval=4, by_epoch=False), 4, "DefaultSampler"),
+        (False, dict(interval=4, by_epoch=False), 4, "DefaultSampler"),
+        (False, dict(interval=3, by_epoch=False), 3, "InfiniteSampler"),
+    ],
+    ids=["epochs", "within-epoch", "iterations-finite-sampler", "iterations"],
+)
+def test_resumed_sees_what_was_left(tmp_path, by_epoch, hook, done, sampler):
     loop = dict(max_epochs=3) if by_epoch else dict(max_iters=9)
-    hook = dict(type="CheckpointHook", interval=1 if by_epoch else 3, by_epoch=by_epoch)
-    # An endless sampler: at each restart of a finite one mmengine's loop waits two seconds.
-    sampler = dict(type="DefaultSampler" if by_epoch else "InfiniteSampler", shuffle=True)
     settings = dict(
         train_cfg=dict(by_epoch=by_epoch, **loop),
-        train_dataloader={**LOADER, "sampler": sampler},
-        default_hooks=dict(checkpoint=hook),
+        train_dataloader={**LOADER, "sampler": dict(type=sampler, shuffle=True)},
+        default_hooks=dict(checkpoint=dict(type="CheckpointHook", **hook)),
     )
     whole = runner(tmp_path / "whole", **settings)
     whole.train()
-    name = "epoch_1.pth" if by_epoch else "iter_3.pth"
+    name = "epoch_1.pth" if hook.get("by_epoch", True) else f"iter_{done}.pth"
     rest = runner(
         tmp_path / "rest", load_from=str(tmp_path / "whole" / name), resume=True, **settings
     )
     rest.train()
-    assert rest.model.seen == whole.model.seen[6:]
-    assert rest.model.drawn == whole.model.drawn[9:]
+    assert len(whole.model.seen) == 18
+    assert rest.model.seen == whole.model.seen[2 * done :]
+    assert rest.model.drawn == whole.model.drawn[3 * done :]
     assert torch.equal(rest.model.layer.weight, whole.model.layer.weight)
 
 
