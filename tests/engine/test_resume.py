@@ -319,13 +319,16 @@ def test_what_does_not_fit_the_run(runner, checkpoint, place, value, tmp_path):
 
 def test_of_the_optimizer_only_numbers_and_tensors_are_taken(runner, checkpoint, tmp_path):
     group = checkpoint["optimizer"]["param_groups"][0]
-    group.update(lr=0.5, capturable=True, evil="text")
+    group.update(lr=0.5, weight_decay=0.5, capturable=True, evil="text")
     resume(runner, checkpoint, tmp_path)
     (taken,) = runner.optim_wrapper.param_groups
     assert taken["lr"] == 0.5 and taken["capturable"] is False and "evil" not in taken
     moments = runner.optim_wrapper.state_dict()["state"][0]
     assert moments["step"] == 1
     assert torch.equal(moments["exp_avg"], checkpoint["optimizer"]["state"][0]["exp_avg"])
+    # The step that shows whether the state is of use is not the run's.
+    weight = runner.model.layer.weight
+    assert torch.equal(weight, checkpoint["state_dict"]["layer.weight"]) and weight.grad is None
 
 
 def test_of_a_scheduler_only_numbers_are_taken(runner, checkpoint, tmp_path):
