@@ -8,7 +8,6 @@ import sys
 import threading
 import time
 from datetime import timedelta
-from typing import NamedTuple
 
 from mmengine.config import Config
 from torch import distributed
@@ -16,52 +15,40 @@ from torch import distributed
 from mmdysample.engine.errors import is_rank_zero
 from mmdysample.errors import UserError
 
-
-class _Launcher(NamedTuple):
-    started_by: str
-    # What it leaves in the environment of each process.
-    rank: str
-    world_size: str
-    others: tuple[str, ...]
-
-
-_LAUNCHERS = {
-    "pytorch": _Launcher(
-        "torchrun (tools/dist_*.sh)", "RANK", "WORLD_SIZE", ("MASTER_ADDR", "MASTER_PORT")
+# What a launcher leaves in the environment of each process: its rank, how many there are, and more.
+_VARIABLES = {
+    "pytorch": ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"),
+    "slurm": ("SLURM_PROCID", "SLURM_NTASKS", "SLURM_NODELIST"),
+    "mpi": (
+        *("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE"),
+        *("OMPI_COMM_WORLD_LOCAL_RANK", "MASTER_ADDR"),
     ),
-    "slurm": _Launcher(
-        "srun (tools/slurm_*.sh)", "SLURM_PROCID", "SLURM_NTASKS", ("SLURM_NODELIST",)
-    ),
-    "mpi": _Launcher(
-        "mpirun with MASTER_ADDR exported",
-        "OMPI_COMM_WORLD_RANK",
-        "OMPI_COMM_WORLD_SIZE",
-        ("OMPI_COMM_WORLD_LOCAL_RANK", "MASTER_ADDR"),
-    ),
+}
+_STARTED_BY = {
+    "pytorch": "torchrun (tools/dist_*.sh)",
+    "slurm": "srun (tools/slurm_*.sh)",
+    "mpi": "mpirun with MASTER_ADDR exported",
 }
 
 
 def check_launcher(launcher: str) -> None:
     """Raise UserError unless this process was started by ``launcher``."""
-    if launcher == "none":
-        return
-    started_by, rank, size, others = _LAUNCHERS[launcher]
-    missing = [name for name in (rank, size, *others) if name not in os.environ]
+    missing = [name for name in _VARIABLES.get(launcher, ()) if name not in os.environ]
     if missing:
         raise UserError(
-            f"--launcher {launcher} needs to be started by {started_by}: {', '.join(missing)} not "
-            "set in the environment"
+            f"--launcher {launcher} needs to be started by {_STARTED_BY[launcher]}: "
+            f"{', '.join(missing)} not set in the environment"
         )
 
 
 def world_size(launcher: str) -> int:
     """How many processes ``launcher`` has started."""
-    return 1 if launcher == "none" else int(os.environ[_LAUNCHERS[launcher].world_size])
+    return 1 if launcher == "none" else int(os.environ[_VARIABLES[launcher][1]])
 
 
 def is_first_process(launcher: str) -> bool:
     """Whether this process is the first that ``launcher`` has started, before all are connected."""
-    return launcher == "none" or os.environ.get(_LAUNCHERS[launcher].rank, "0") == "0"
+    return launcher == "none" or os.environ.get(_VARIABLES[launcher][0], "0") == "0"
 
 
 def end_with_launcher(seconds: float = 1.0) -> None:
@@ -95,7 +82,7 @@ def start_on_cpu(cfg: Config) -> None:
     if cfg.launcher != "pytorch":
         raise UserError(
             f"--launcher {cfg.launcher} needs a GPU, and there is none here: on CPUs use "
-            f"{_LAUNCHERS['pytorch'].started_by}"
+            f"{_STARTED_BY['pytorch']}"
         )
     timeout = cfg.env_cfg["dist_cfg"].get("timeout")
     options = {} if timeout is None else dict(timeout=timedelta(seconds=timeout))

@@ -9,7 +9,6 @@ from mmengine.dist import all_reduce
 from mmengine.hooks import Hook
 from mmengine.model import is_model_wrapper
 from mmengine.registry import HOOKS
-from torch import nn
 
 from mmdysample.errors import UserError
 
@@ -61,22 +60,14 @@ def check_weights(runner) -> None:
     Buffers count as well, such as the statistics of BatchNorm, but may hold infinities: masks do.
     """
     model = runner.model.module if is_model_wrapper(runner.model) else runner.model
-    name = _not_finite(model)
-    if name is not None:
+    wrong = [name for name, p in model.named_parameters() if not torch.isfinite(p.detach()).all()]
+    wrong += [name for name, buffer in model.named_buffers() if torch.isnan(buffer).any()]
+    if wrong:
         raise UserError(
-            f"{name} of the model is not finite at iteration {runner.iter}, so training stops and "
-            f"no checkpoint is written: {_ADVICE}; checkpoints in {runner.work_dir} are from before"
+            f"{wrong[0]} of the model is not finite at iteration {runner.iter}, so training stops "
+            f"and no checkpoint is written: {_ADVICE}; checkpoints in {runner.work_dir} are from "
+            "before"
         )
-
-
-def _not_finite(model: nn.Module) -> str | None:
-    for name, parameter in model.named_parameters():
-        if not torch.isfinite(parameter.detach()).all():
-            return name
-    for name, buffer in model.named_buffers():
-        if torch.isnan(buffer).any():
-            return name
-    return None
 
 
 def loss_is_finite(runner) -> bool:

@@ -158,15 +158,8 @@ class Position(NamedTuple):
     epoch: int
     iteration: int
     seed: int | None
-    #: iterations of an epoch, None if the checkpoint does not say
-    epoch_length: int | None
-
-    @property
-    def iterations_into_epoch(self) -> int:
-        """Iterations done of an epoch that was not finished."""
-        if self.epoch_length is None:
-            return 0
-        return max(0, self.iteration - self.epoch * self.epoch_length)
+    #: iterations done of an epoch that was not finished
+    iterations_into_epoch: int
 
 
 def read_position(checkpoint: dict, name: str) -> Position:
@@ -190,9 +183,10 @@ def read_position(checkpoint: dict, name: str) -> Position:
             )
     info = _messages(checkpoint, "runtime_info")
     epochs, iterations = info.get("max_epochs"), info.get("max_iters")
-    counted = _is_count(epochs) and _is_count(iterations) and epochs > 0
-    length = iterations // epochs if counted else None
-    return Position(meta["epoch"], meta["iter"], meta.get("seed"), length)
+    into_epoch = 0
+    if _is_count(epochs) and _is_count(iterations) and epochs > 0:
+        into_epoch = max(0, meta["iter"] - meta["epoch"] * (iterations // epochs))
+    return Position(meta["epoch"], meta["iter"], meta.get("seed"), into_epoch)
 
 
 def check_what_is_left(loop: BaseLoop, position: Position, name: str) -> None:
@@ -245,7 +239,9 @@ def _restore_messages(runner: Runner, checkpoint: dict) -> None:
     scores = {
         key: float(value)
         for key, value in _messages(checkpoint, "runtime_info").items()
-        if isinstance(key, str) and key.startswith("best_score") and _is_score(value)
+        if isinstance(key, str)
+        and key.startswith("best_score")
+        and isinstance(value, (int, float, np.number))
     }
     resumed = dict.fromkeys([*scalars, *scores], True)
     runner.message_hub.load_state_dict(
@@ -335,12 +331,6 @@ def _taken(saved: Any, built: Any, where: str) -> Any:
 
 def _is_count(value: Any, largest: int = 2**31 - 1) -> bool:
     return type(value) is int and 0 <= value <= largest
-
-
-def _is_score(value: Any) -> bool:
-    if isinstance(value, torch.Tensor):
-        return value.numel() == 1 and not value.is_complex()
-    return isinstance(value, (int, float, np.integer, np.floating))
 
 
 def _say(message: str) -> None:

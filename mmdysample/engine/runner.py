@@ -124,14 +124,6 @@ class RestartableRunner(Runner):
         with replacing(os.path.join(out_dir, filename)) as draft:
             super().save_checkpoint(str(draft.parent), draft.name, *args, **kwargs)
 
-    def load_or_resume(self) -> None:
-        if self._has_loaded or not self._load_from:
-            return
-        if self._resume:
-            self.resume(self._load_from)
-        else:
-            self.load_checkpoint(self._load_from)
-
     def load_checkpoint(self, filename, map_location="cpu", strict=False) -> dict:
         """Load the weights of a checkpoint that fits; ``map_location`` is of no consequence.
 
@@ -203,22 +195,17 @@ def _counts_iterations(loop: Any) -> bool:
 
 
 class _Skipped:
-    """Stands in for the iterator of an iteration-based loop that was positioned already.
+    """An iterator whose first ``count`` batches were trained on, so that they are nothing.
 
-    mmengine's loop draws, and with it loads, every batch of the run so far; the sampler has
-    skipped them, so the first ``count`` draws are answered with nothing.
+    mmengine's loop draws them all, or calls `skip_iter`; the sampler has left them out already.
     """
 
     def __init__(self, iterator: Any, count: int):
         self._iterator = iterator
-        # The loop of the onedl fork calls `skip_iter` instead of drawing.
         self._count = 0 if hasattr(iterator, "skip_iter") else count
 
     def skip_iter(self, count: int) -> None:
-        """Nothing to do: the sampler has skipped them."""
-
-    def __iter__(self) -> _Skipped:
-        return self
+        """Nothing to do."""
 
     def __next__(self) -> Any:
         if self._count > 0:

@@ -8,7 +8,6 @@ counting, without loading it.
 
 from __future__ import annotations
 
-import inspect
 import random
 from collections.abc import Iterator, Sequence
 from functools import partial
@@ -23,7 +22,6 @@ from mmengine.registry import DATA_SAMPLERS
 from torch.utils.data import BatchSampler, Sampler
 
 from mmdysample.engine.data import build_data_set
-from mmdysample.engine.lookup import class_of
 from mmdysample.errors import UserError
 
 
@@ -58,31 +56,11 @@ def _load_batch(dataset: Any, draws: Sequence) -> list:
 
 
 def load_sample(dataset: Any, draw: Any) -> Any:
-    """Load the sample of an index or, seeded by its place, of a `Draw`.
-
-    Raises:
-        UserError: a file of the sample, which is named, cannot be read.
-    """
-    index = draw
-    if isinstance(draw, Draw):
-        index = draw.index
-        seed_everything(*draw.place)
-    try:
-        return dataset[index]
-    except OSError as error:
-        files = _files(dataset, index)
-        # A decoder mostly does not say which file it complains of.
-        if not files or error.filename not in (None, *files):
-            raise
-        raise UserError(f"sample {index} ({', '.join(files)}) cannot be read: {error}") from error
-
-
-def _files(dataset: Any, index: Any) -> list[str]:
-    """The files of a sample, none if the data set does not say."""
-    if not hasattr(dataset, "get_data_info"):
-        return []
-    info = dataset.get_data_info(index)
-    return [info[key] for key in ("img_path", "seg_map_path") if info.get(key)]
+    """Load the sample of an index or, seeded by its place, of a `Draw`."""
+    if not isinstance(draw, Draw):
+        return dataset[draw]
+    seed_everything(*draw.place)
+    return dataset[draw.index]
 
 
 class PlacedBatchSampler(Sampler):
@@ -95,11 +73,11 @@ class PlacedBatchSampler(Sampler):
         skip: batches to leave out at the beginning.
         endless: yield pass after pass without end (an iteration-based run), telling the sampler
             each pass's number. Otherwise the training loop calls its ``set_epoch``.
-        drop_last: leave out a last batch that is not full, unless ``batch_sampler`` says otherwise.
+        drop_last: leave out a last batch that is not full.
         batch_sampler: config of a batch sampler, ``BatchSampler`` by default.
 
     Raises:
-        UserError: ``drop_last`` with a batch sampler that cannot do it.
+        UserError: ``drop_last`` together with ``batch_sampler``, which has its own.
     """
 
     def __init__(
@@ -120,10 +98,12 @@ class PlacedBatchSampler(Sampler):
         if batch_sampler is None:
             self.batch_sampler = BatchSampler(sampler, batch_size, drop_last)
         else:
-            place = dict(sampler=sampler, batch_size=batch_size)
             if drop_last:
-                place["drop_last"] = True
-                _check_takes_drop_last(batch_sampler)
+                raise UserError(
+                    "drop_last=True of a dataloader does not reach its batch_sampler: set it in "
+                    "the config of that one"
+                )
+            place = dict(sampler=sampler, batch_size=batch_size)
             self.batch_sampler = DATA_SAMPLERS.build(batch_sampler, default_args=place)
 
     def __len__(self) -> int:
@@ -168,15 +148,3 @@ class SeedEachIteration(Hook):
     def before_train_iter(self, runner, batch_idx: int, data_batch=None) -> None:
         # A fourth number, which samples (seed, epoch, draw) do not have.
         seed_everything(runner.seed, get_rank(), runner.iter, 1)
-
-
-def _check_takes_drop_last(batch_sampler: dict) -> None:
-    kind = class_of(DATA_SAMPLERS, batch_sampler["type"])
-    if kind is None:
-        return  # The registry says that it does not know the type.
-    taken = inspect.signature(kind).parameters.values()
-    if not any(each.name == "drop_last" or each.kind is each.VAR_KEYWORD for each in taken):
-        raise UserError(
-            f"drop_last=True in the dataloader cannot be had with {kind.__name__}, which has no "
-            "such argument: remove it or choose another batch_sampler"
-        )

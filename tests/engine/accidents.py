@@ -17,16 +17,18 @@ class Accident(Hook):
     Args:
         iteration: after how many iterations of training.
         writing: halfway through writing the next checkpoint instead of at once.
+        rank: of the process that it happens to.
     """
 
     priority = "LOWEST"
 
-    def __init__(self, iteration: int, writing: bool = False):
+    def __init__(self, iteration: int, writing: bool = False, rank: int = 0):
         self.iteration = iteration
         self.writing = writing
+        self.rank = rank
 
     def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
-        if runner.iter + 1 == self.iteration:
+        if runner.iter + 1 == self.iteration and runner.rank == self.rank:
             if self.writing:
                 LocalBackend.put = _write_half
             else:

@@ -18,5 +18,5 @@ def zygote():
 
 @pytest.fixture(scope="session")
 def toy_data(tmp_path_factory) -> Path:
-    """Six pictures with boxes and label images."""
+    """Six images with boxes and label images."""
     return draw_data(tmp_path_factory.mktemp("toy") / "data")

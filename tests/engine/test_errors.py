@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 from torch.utils.data import DataLoader, Dataset
 
-from mmdysample import DySample, build_upsampler
 from mmdysample.engine import errors
 from mmdysample.engine.errors import (
     BUG_STATUS,
@@ -51,13 +50,9 @@ def test_users_error(capsys):
     "bug",
     [
         KeyError("x is not in the model registry"),
-        ValueError("need at least one array to concatenate"),
-        TypeError("ResNet.__init__() got an unexpected keyword argument 'x'"),
-        IndexError("Target 3 is out of bounds."),
         AssertionError("failed to load image: x"),
         OSError("no file in particular"),
         FileNotFoundError(errno.ENOENT, "No such file or directory", "/nowhere/at all"),
-        PermissionError(errno.EACCES, "Permission denied", "/root"),
     ],
     ids=repr,
 )
@@ -79,14 +74,13 @@ def test_it_is_told_what_was_being_done(capsys):
     assert "while building the model of config.py; the traceback above" in last
 
 
-def test_doing_leaves_users_errors_and_interrupts_alone(capsys):
-    def main(error):
+def test_doing_leaves_users_errors_alone(capsys):
+    def main():
         with doing("building"):
-            raise error
+            raise UserError("a sentence")
 
-    assert run_tool(lambda: main(UserError("a sentence"))) == USER_ERROR_STATUS
-    assert run_tool(lambda: main(KeyboardInterrupt())) == INTERRUPTED_STATUS
-    assert capsys.readouterr().err == "error: a sentence\n\ninterrupted\n"
+    assert run_tool(main) == USER_ERROR_STATUS
+    assert capsys.readouterr().err == "error: a sentence\n"
 
 
 def bug_after_a_probe():
@@ -119,18 +113,15 @@ def test_what_it_was_raised_from_is():
     assert sentence_of(caught(wrapped)) == "the cause"
 
 
-def test_interrupt(capsys):
-    assert run_tool(raising(KeyboardInterrupt())) == INTERRUPTED_STATUS
-    assert capsys.readouterr().err == "\ninterrupted\n"
+def in_the_midst_of_an_interrupt():
+    try:
+        raise KeyboardInterrupt
+    except BaseException:
+        raise RuntimeError("a worker has ended")  # noqa: B904
 
 
-def test_what_fails_in_the_midst_of_an_interrupt(capsys):
-    def main():
-        try:
-            raise KeyboardInterrupt
-        except BaseException:
-            raise RuntimeError("a worker has ended")  # noqa: B904
-
+@pytest.mark.parametrize("main", [raising(KeyboardInterrupt()), in_the_midst_of_an_interrupt])
+def test_interrupt(main, capsys):
     assert run_tool(main) == INTERRUPTED_STATUS
     assert capsys.readouterr().err == "\ninterrupted\n"
 
@@ -143,12 +134,6 @@ def test_debug_shows_the_traceback_of_users_errors(monkeypatch, capsys):
     monkeypatch.setenv(errors.DEBUG_VARIABLE, "0")
     assert run_tool(raising(UserError("x"))) == USER_ERROR_STATUS
     assert capsys.readouterr().err == "error: x\n"
-
-
-def test_library_checks_are_the_users():
-    wrong_key = caught(lambda: build_upsampler(dict(type="DySample", group=1), 8))
-    assert "group" in sentence_of(wrong_key)
-    assert "groups" in sentence_of(caught(lambda: DySample(8, groups=3)))
 
 
 class Refusing(Dataset):
@@ -175,9 +160,8 @@ def test_a_bug_in_a_worker_is_a_bug():
     assert sentence_of(caught(lambda: next(iter(loader)))) is None
 
 
-@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT, errno.EFBIG])
-def test_out_of_space(code):
-    error = OSError(code, "full", "work/epoch_3.pth")
+def test_out_of_space():
+    error = OSError(errno.ENOSPC, "full", "work/epoch_3.pth")
     assert sentence_of(error) == "no space left to write work/epoch_3.pth"
 
 

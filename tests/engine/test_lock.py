@@ -49,8 +49,7 @@ def contents(directory: Path) -> dict[str, bytes | None]:
     }
 
 
-@pytest.mark.parametrize("resume", [[], ["--resume"]])
-def test_second_run_is_refused(zygote, tmp_path, resume):
+def test_second_run_is_refused(zygote, tmp_path):
     """It changes nothing of the first one's: neither its config nor its checkpoints."""
     config = write_tiny_config(tmp_path / "config.py")
     assert zygote.run(TRAIN, config, "--work-dir", "w", cwd=tmp_path).status == 0
@@ -58,7 +57,7 @@ def test_second_run_is_refused(zygote, tmp_path, resume):
     write_tiny_config(config, randomness=dict(seed=2))
     before = contents(tmp_path)
     with other_run(tmp_path / "w"):
-        run = zygote.run(TRAIN, config, "--work-dir", "w", *resume, cwd=tmp_path)
+        run = zygote.run(TRAIN, config, "--work-dir", "w", "--resume", cwd=tmp_path)
     assert contents(tmp_path) == before
     assert run.status == 2, run.stderr
     assert run.stderr == (
@@ -70,27 +69,16 @@ def test_second_run_is_refused(zygote, tmp_path, resume):
 
 def test_lock_ends_with_a_killed_run(tmp_path):
     """At once, though a worker of its data loader is still there."""
+    (tmp_path / "another").mkdir()
     with other_run(tmp_path, workers=1) as pid:
+        with only_run_in(str(tmp_path / "another")):
+            pass
         with pytest.raises(UserError), only_run_in(str(tmp_path)):
             pass
         os.kill(pid, signal.SIGKILL)
         os.waitpid(pid, 0)
         with only_run_in(str(tmp_path)):
             pass
-
-
-def test_another_work_dir_is_free(tmp_path):
-    (tmp_path / "a").mkdir()
-    (tmp_path / "b").mkdir()
-    with other_run(tmp_path / "a"), only_run_in(str(tmp_path / "b")):
-        pass
-
-
-def test_run_after_run(tmp_path):
-    """The lock ends with a run that has failed."""
-    for _ in range(2):
-        with pytest.raises(KeyError), only_run_in(str(tmp_path)):
-            raise KeyError
 
 
 def test_file_system_without_locks(tmp_path, monkeypatch):

@@ -16,7 +16,6 @@ from mmengine.dataset import BaseDataset, DefaultSampler, InfiniteSampler, pseud
 from torch.utils.data import BatchSampler, DataLoader, Sampler
 
 from mmdysample.engine import seeding
-from mmdysample.engine.errors import UserError
 from mmdysample.engine.seeding import (
     Draw,
     PlacedBatchSampler,
@@ -24,6 +23,7 @@ from mmdysample.engine.seeding import (
     loaded_by_place,
     seed_everything,
 )
+from mmdysample.errors import UserError
 
 
 class Noisy(BaseDataset):
@@ -101,7 +101,7 @@ def test_indices_are_those_of_the_sampler():
     assert len(batches) == len(expected) == 4
 
 
-@pytest.mark.parametrize("skip", [0, 1, 3, 4, 5, 8, 11])
+@pytest.mark.parametrize("skip", [1, 4, 5, 11])
 @pytest.mark.parametrize("finite", [True, False])
 @pytest.mark.parametrize("drop_last", [True, False])
 def test_skipping_an_endless_sequence(skip, finite, drop_last):
@@ -132,6 +132,7 @@ def test_skipping_within_an_epoch():
     sampler.set_epoch(5)
     whole = list(PlacedBatchSampler(sampler, 2, seed=1))
     placed = PlacedBatchSampler(sampler, 2, seed=1, skip=3)
+    iter(placed)  # as a DataLoader with workers does before it asks for another one
     assert list(placed) == whole[3:]
     assert list(placed) == whole
 
@@ -178,28 +179,13 @@ def test_other_batch_samplers():
     assert [[d.index for d in batch] for batch in placed] == [[2, 1, 0], [5, 4, 3]]
 
 
-class OwnSampler(BatchSampler):
-    """Takes no drop_last."""
-
-    def __init__(self, sampler, batch_size):
-        super().__init__(sampler, batch_size, False)
-
-
-@pytest.mark.parametrize("own", [{}, dict(drop_last=False)])
-def test_drop_last_reaches_another_batch_sampler(own):
-    """7 samples in batches of 3; what the batch sampler's own config says counts more."""
+def test_drop_last_stands_in_one_place():
+    """7 samples in batches of 3; a batch sampler of the config's own has a drop_last of its own."""
     sampler = DefaultSampler(Noisy(), shuffle=False)
-    config = dict(type=BatchSampler, **own)
-    placed = PlacedBatchSampler(sampler, 3, seed=1, drop_last=True, batch_sampler=config)
-    assert [len(batch) for batch in placed] == [3, 3] + [1] * bool(own)
-    assert len(placed) == 2 + bool(own)
-
-
-def test_drop_last_that_a_batch_sampler_does_not_take():
-    sampler = DefaultSampler(Noisy(), shuffle=False)
-    config = dict(type=OwnSampler)
-    assert len(PlacedBatchSampler(sampler, 3, seed=1, batch_sampler=config)) == 3
-    with pytest.raises(UserError, match=r"drop_last=True .* with OwnSampler"):
+    assert len(list(PlacedBatchSampler(sampler, 3, seed=1))) == 3
+    assert len(list(PlacedBatchSampler(sampler, 3, seed=1, drop_last=True))) == 2
+    config = dict(type=BatchSampler, drop_last=False)
+    with pytest.raises(UserError, match="drop_last=True of a dataloader"):
         PlacedBatchSampler(sampler, 3, seed=1, drop_last=True, batch_sampler=config)
 
 
@@ -236,31 +222,3 @@ def test_places_do_not_collide():
         seed_everything(*place)
         words.add((random.random(), torch.rand(()).item()))
     assert len(words) == len(places)
-
-
-class Unreadable(Noisy):
-    def __getitem__(self, index):
-        raise OSError("image file is truncated")
-
-    def get_data_info(self, index):
-        return dict(img_path=f"images/{index}.jpg", seg_map_path=None)
-
-
-@pytest.mark.parametrize("workers", [0, 1])
-def test_errors_name_the_sample(workers):
-    from mmdysample.engine.errors import sentence_of
-
-    with pytest.raises(UserError) as caught:
-        list(loader(DefaultSampler(Unreadable(), shuffle=False), workers))
-    assert sentence_of(caught.value) == (
-        "sample 0 (images/0.jpg) cannot be read: image file is truncated"
-    )
-
-
-def test_bugs_stay_bugs():
-    class Buggy(Noisy):
-        def __getitem__(self, index):
-            return {}["key"]
-
-    with pytest.raises(KeyError):
-        load_sample(Buggy(), 0)

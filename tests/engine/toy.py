@@ -1,4 +1,4 @@
-"""A handful of pictures in the real formats, and configs of toy models that train on them."""
+"""A handful of images in the real formats, and configs of toy models that train on them."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from pathlib import Path
 CONFIGS = Path(__file__).parent / "configs"
 
 
-def draw_data(folder: Path, count: int = 6) -> Path:
-    """Draw pictures of one square or disk each: COCO boxes and label images beside them."""
-    # Tests that need no pictures run where these are missing.
+def draw_data(directory: Path, count: int = 6) -> Path:
+    """Draw images of one square or disk each: COCO boxes and label images beside them."""
+    # Tests that need no images run where these are missing.
     import numpy as np
     from PIL import Image
 
-    (folder / "images").mkdir(parents=True)
-    (folder / "labels").mkdir()
+    (directory / "images").mkdir(parents=True)
+    (directory / "labels").mkdir()
     random = np.random.default_rng(0)
     images, annotations = [], []
     for number in range(count):
@@ -29,11 +29,11 @@ def draw_data(folder: Path, count: int = 6) -> Path:
         if disk:
             centre = side / 2 - 0.5
             shape &= (rows - top - centre) ** 2 + (columns - left - centre) ** 2 <= (side / 2) ** 2
-        picture = random.integers(0, 120, (height, width, 3))
-        picture[shape] += 100
+        image = random.integers(0, 120, (height, width, 3))
+        image[shape] += 100
         name = f"{number:03d}"
-        Image.fromarray(picture.astype(np.uint8)).save(folder / "images" / f"{name}.jpg")
-        Image.fromarray(shape.astype(np.uint8)).save(folder / "labels" / f"{name}.png")
+        Image.fromarray(image.astype(np.uint8)).save(directory / "images" / f"{name}.jpg")
+        Image.fromarray(shape.astype(np.uint8)).save(directory / "labels" / f"{name}.png")
         images.append(dict(id=number, file_name=f"{name}.jpg", height=height, width=width))
         annotations.append(
             dict(
@@ -47,12 +47,12 @@ def draw_data(folder: Path, count: int = 6) -> Path:
         )
     categories = [dict(id=1, name="square"), dict(id=2, name="disk")]
     coco = dict(images=images, annotations=annotations, categories=categories)
-    (folder / "annotations.json").write_text(json.dumps(coco))
-    return folder
+    (directory / "annotations.json").write_text(json.dumps(coco))
+    return directory
 
 
 def write_config(family: str, data: Path, path: Path, extra: str = "") -> Path:
-    """Write the toy config of ``'detector'`` or ``'segmentor'`` for a data folder."""
+    """Write the toy config of ``'detector'`` or ``'segmentor'`` for a data directory."""
     text = (CONFIGS / f"{family}.py").read_text().replace("DATA", str(data))
     path.write_text(text + extra)
     return path

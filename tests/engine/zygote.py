@@ -1,6 +1,6 @@
 """Runs the tools as a user calls them, without importing everything anew for each call.
 
-A helper process imports torch and mm packages once; each call forks it, sets arguments, folder,
+A helper process imports torch and mm packages once; each call forks it, sets arguments, directory,
 environment and output, and runs the script as ``__main__``. The helper itself computes nothing,
 so that nothing of one call reaches another.
 """

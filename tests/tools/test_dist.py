@@ -1,4 +1,4 @@
-"""tools/dist_train.sh and dist_test.sh as a user calls them, two processes on the CPU."""
+"""train.py and test.py in two processes on the CPU, and dist_train.sh and dist_test.sh."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import pickle
+import signal
 import socket
 import subprocess
 import sys
@@ -18,8 +19,9 @@ pytest.importorskip("mmdet", reason="needs mmdet: bash tools/setup_env.sh instal
 pytest.importorskip("mmseg", reason="needs mmseg: bash tools/setup_env.sh installs it")
 
 from mmdysample.engine.checkpoint import load_checkpoint_file
+from tests.engine.accidents import accident
 from tests.engine.toy import write_config
-from tests.engine.zygote import ROOT, TEST, TRAIN
+from tests.engine.zygote import ROOT, TEST, TRAIN, Result
 
 # Statistics of a batch and what a model draws differ between one process and two by nature; the
 # data's augmentation does not.
@@ -63,50 +65,69 @@ def call(script: str, *arguments: object, cwd: Path, **variables: str):
     )
 
 
-@pytest.fixture(scope="module")
-def two_processes(tmp_path_factory, toy_data):
-    """A folder with ``config.py`` and the work dir of two processes with two samples each."""
-    folder = tmp_path_factory.mktemp("dist")
-    config = write_config("segmentor", toy_data, folder / "config.py", COMPARABLE)
-    (folder / "threads_at_exit.py").write_text(THREADS_AT_EXIT)
-    # The usual port is taken by somebody, us or another program.
-    with socket.socket() as other:
-        with contextlib.suppress(OSError):
-            other.bind(("", 29500))
-            other.listen()
-        run = call(
-            *("dist_train.sh", config, 2, "--work-dir", "two"), cwd=folder, PYTHONPATH=str(folder)
+def run(zygote, processes: int, *arguments: object, cwd: Path) -> list[Result]:
+    """Call a tool in one process, or in several as torchrun starts them."""
+    environment = dict(CUDA_VISIBLE_DEVICES="", PYTHONPATH=str(cwd))
+    if processes == 1:
+        return [zygote.run(*arguments, cwd=cwd, env=environment)]
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        environment |= dict(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(free.getsockname()[1]))
+    ranks = [dict(RANK=str(rank), LOCAL_RANK=str(rank)) for rank in range(processes)]
+    started = [
+        zygote.start(
+            *(*arguments, "--launcher", "pytorch"),
+            cwd=cwd,
+            env={**environment, **rank, "WORLD_SIZE": str(processes)},
         )
-    assert run.returncode == 0, run.stderr
-    (folder / "stdout.txt").write_text(run.stdout)
-    return folder
+        for rank in ranks
+    ]
+    return [zygote.wait(pid) for pid in started]
 
 
-def test_no_thread_of_the_process_group_sees_the_end(two_processes):
-    """One that then lets go of a tensor aborts the process."""
-    lines = (two_processes / "stdout.txt").read_text().splitlines()
-    threads = [line for line in lines if line.startswith("threads: ")]
-    assert len(threads) == 2
-    assert not any("gloo" in line for line in threads)
+def run_well(*arguments, **settings) -> str:
+    results = run(*arguments, **settings)
+    for result in results:
+        assert result.status == 0, result.stderr
+    return "".join(result.stdout for result in results)
+
+
+@pytest.fixture(scope="module")
+def two_processes(tmp_path_factory, toy_data, zygote):
+    """A directory with ``config.py`` and the work dir of two processes with two samples each."""
+    directory = tmp_path_factory.mktemp("dist")
+    write_config("segmentor", toy_data, directory / "config.py", COMPARABLE)
+    (directory / "threads_at_exit.py").write_text(THREADS_AT_EXIT)
+    run_well(zygote, 2, TRAIN, "config.py", "--work-dir", "two", cwd=directory)
+    return directory
+
+
+def weights(path: Path) -> dict[str, torch.Tensor]:
+    return load_checkpoint_file(path)["state_dict"]
 
 
 def test_equals_one_process(two_processes, zygote):
-    run = zygote.run(
-        *(TRAIN, "config.py", "--work-dir", "one", "--cfg-options"),
-        "train_dataloader.batch_size=4",
-        cwd=two_processes,
-        env=dict(CUDA_VISIBLE_DEVICES="", PYTHONPATH=str(two_processes)),
-    )
-    assert run.status == 0, run.stderr
-    one, two = (
-        load_checkpoint_file(two_processes / name / "iter_4.pth")["state_dict"]
-        for name in ("one", "two")
-    )
-    start = load_checkpoint_file(two_processes / "two" / "iter_4.pth")
-    assert start["meta"]["iter"] == 4
+    options = ("--work-dir", "one", "--cfg-options", "train_dataloader.batch_size=4")
+    run_well(zygote, 1, TRAIN, "config.py", *options, cwd=two_processes)
+    one, two = (weights(two_processes / name / "iter_4.pth") for name in ("one", "two"))
     assert one.keys() == two.keys()
     for name in one:
         torch.testing.assert_close(one[name], two[name], rtol=1e-4, atol=1e-6, msg=name)
+
+
+def test_killed_and_resumed_equals_unkilled(two_processes, zygote):
+    """One of two processes is killed, and ends the other one."""
+    lethal = two_processes / "lethal.py"
+    # Rank 0, which writes checkpoints, has written that of the second iteration before.
+    lethal.write_text((two_processes / "config.py").read_text() + accident(iteration=3, rank=1))
+    often = ("--work-dir", "killed", "--cfg-options", "default_hooks.checkpoint.interval=2")
+    first, second = run(zygote, 2, TRAIN, lethal, *often, cwd=two_processes)
+    assert second.status == -signal.SIGKILL and first.status not in (0, 2)
+    assert not (two_processes / "killed" / "iter_4.pth").exists()
+    stdout = run_well(zygote, 2, TRAIN, "config.py", *often, "--resume", cwd=two_processes)
+    assert stdout.count("--resume: from ") == 1 and "killed/iter_2.pth" in stdout
+    one, two = (weights(two_processes / name / "iter_4.pth") for name in ("killed", "two"))
+    assert [name for name in two if not torch.equal(one[name], two[name])] == []
 
 
 def test_log_names_backend_and_processes(two_processes):
@@ -117,70 +138,70 @@ def test_log_names_backend_and_processes(two_processes):
     assert "SyncBatchNorm layers are converted to BatchNorm" in text
 
 
-def test_dist_test_equals_one_process(two_processes, zygote):
+def test_test_equals_one_process(two_processes, zygote):
     checkpoint = two_processes / "two" / "iter_4.pth"
-    run = call(
-        *("dist_test.sh", "config.py", checkpoint, 2, "--work-dir", "scores", "--out", "labels"),
-        cwd=two_processes,
-        PYTHONPATH=str(two_processes),
-    )
-    assert run.returncode == 0, run.stderr
-    assert len(list((two_processes / "labels").iterdir())) == 6
+    scores = []
+    for processes, name in ((1, "alone"), (2, "scores")):
+        out = ("--work-dir", name, "--out", f"labels{processes}")
+        run_well(zygote, processes, TEST, "config.py", checkpoint, *out, cwd=two_processes)
+        (metrics,) = (two_processes / name).glob("*/*.json")
+        scores.append({k: v for k, v in json.loads(metrics.read_text()).items() if "time" not in k})
+    assert scores[0] == scores[1] and "aAcc" in scores[0]
+    assert len(list((two_processes / "labels2").iterdir())) == 6
     (record,) = (two_processes / "two").glob("*/run.json")
     assert json.loads(record.read_text())["processes"] == 2
-    alone = zygote.run(
-        *(TEST, "config.py", checkpoint, "--work-dir", "alone"),
-        cwd=two_processes,
-        env=dict(CUDA_VISIBLE_DEVICES="", PYTHONPATH=str(two_processes)),
-    )
-    assert alone.status == 0, alone.stderr
-    scores = [
-        line.split("aAcc")[1].split("data_time")[0]
-        for line in (*run.stdout.splitlines(), *alone.stdout.splitlines())
-        if "aAcc:" in line
-    ]
-    assert len(scores) == 2
-    assert scores[0] == scores[1]
 
 
 def test_detector(toy_data, zygote, tmp_path):
-    """Trained by two processes; what two find in the pictures is what one finds."""
+    """Trained by two processes; what two find in the images is what one finds."""
     # On a GPU it would make SyncBatchNorm of the backbone's BatchNorm.
     write_config("detector", toy_data, tmp_path / "config.py", 'sync_bn = "torch"\n')
     train = ("--work-dir", "w", "--cfg-options", "train_cfg.max_epochs=1")
-    run = call("dist_train.sh", "config.py", 2, *train, cwd=tmp_path)
-    assert run.returncode == 0, run.stderr
-    # 6 pictures, 3 for each process, in batches of 2.
+    run_well(zygote, 2, TRAIN, "config.py", *train, cwd=tmp_path)
+    # 6 images, 3 for each process, in batches of 2.
     assert load_checkpoint_file(tmp_path / "w" / "epoch_1.pth")["meta"]["iter"] == 2
 
-    arguments = ("config.py", "w/epoch_1.pth")
-    everything = ("--cfg-options", "model.test_cfg.rcnn.score_thr=0")
-    run = call("dist_test.sh", *arguments, 2, "--out", "two.pkl", *everything, cwd=tmp_path)
-    assert run.returncode == 0, run.stderr
-    alone = zygote.run(
-        *(TEST, *arguments, "--out", "one.pkl", *everything),
-        cwd=tmp_path,
-        env=dict(CUDA_VISIBLE_DEVICES=""),
-    )
-    assert alone.status == 0, alone.stderr
-    one, two = (
-        {sample["img_id"]: sample["pred_instances"] for sample in pickle.loads(path.read_bytes())}
-        for path in (tmp_path / "one.pkl", tmp_path / "two.pkl")
-    )
+    found = []
+    for processes in (1, 2):
+        out = tmp_path / f"{processes}.pkl"
+        everything = ("--out", out, "--cfg-options", "model.test_cfg.rcnn.score_thr=0")
+        run_well(
+            *(zygote, processes, TEST, "config.py", "w/epoch_1.pth", *everything), cwd=tmp_path
+        )
+        samples = pickle.loads(out.read_bytes())
+        found.append({sample["img_id"]: sample["pred_instances"] for sample in samples})
+    one, two = found
     assert sorted(one) == sorted(two) == list(range(6))
-    assert sum(len(found["scores"]) for found in one.values()) > 0
-    for image, found in one.items():
+    assert sum(len(instances["scores"]) for instances in one.values()) > 0
+    for image, instances in one.items():
         for part in ("bboxes", "scores", "labels"):
-            torch.testing.assert_close(two[image][part], found[part], msg=f"{image} {part}")
+            torch.testing.assert_close(two[image][part], instances[part], msg=f"{image} {part}")
 
 
-def test_users_error_is_one_sentence(tmp_path):
-    run = call("dist_train.sh", "nowhere.py", 2, cwd=tmp_path)
-    assert run.returncode == 1
+@pytest.mark.slow
+def test_torchrun(two_processes):
+    """The script itself; the usual port is taken by somebody, us or another program."""
+    with socket.socket() as other:
+        with contextlib.suppress(OSError):
+            other.bind(("", 29500))
+            other.listen()
+        arguments = ("config.py", 2, "--work-dir", "script")
+        done = call("dist_train.sh", *arguments, cwd=two_processes, PYTHONPATH=str(two_processes))
+    assert done.returncode == 0, done.stderr
+    # A thread of the process group that lets go of a tensor at the very end aborts the process.
+    threads = [line for line in done.stdout.splitlines() if line.startswith("threads: ")]
+    assert len(threads) == 2 and not any("gloo" in line for line in threads)
+    one, two = (weights(two_processes / name / "iter_4.pth") for name in ("script", "two"))
+    assert [name for name in two if not torch.equal(one[name], two[name])] == []
+
+
+@pytest.mark.slow
+def test_users_error_under_torchrun(tmp_path):
+    done = call("dist_test.sh", "nowhere.py", "x.pth", 2, cwd=tmp_path)
+    assert done.returncode == 1
     # What torchrun says of the processes that have failed comes after it.
-    before, _, after = run.stderr.partition("error: config nowhere.py does not exist\n")
+    before, _, after = done.stderr.partition("error: config nowhere.py does not exist\n")
     assert "Traceback" not in before and "ChildFailedError" in after
-    assert "config nowhere.py" not in after
 
 
 @pytest.mark.parametrize(
@@ -194,20 +215,26 @@ def test_users_error_is_one_sentence(tmp_path):
     ],
 )
 def test_wrong_arguments(script, arguments, says, tmp_path):
-    run = call(script, *arguments, cwd=tmp_path)
-    assert run.returncode == 2
-    assert run.stderr.startswith("error: ") and says in run.stderr
-    assert len(run.stderr.splitlines()) == 1
+    done = call(script, *arguments, cwd=tmp_path)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: ") and says in done.stderr
+    assert len(done.stderr.splitlines()) == 1
 
 
-def test_several_nodes_are_handed_to_torchrun(tmp_path):
+@pytest.mark.parametrize(
+    ("script", "tool", "arguments"),
+    [
+        ("dist_train.sh", TRAIN, ["a config.py"]),
+        ("dist_test.sh", TEST, ["a config.py", "a b.pth"]),
+    ],
+)
+def test_several_nodes_are_handed_to_torchrun(script, tool, arguments, tmp_path):
     """With a stand-in for Python that prints its arguments."""
     nodes = dict(NNODES="2", NODE_RANK="1", MASTER_ADDR="10.0.0.1", PORT="1234")
-    run = call_stand_in(tmp_path, *("a config.py", 4, "--work-dir", "a b"), **nodes)
-    assert run.stdout.splitlines() == [
+    assert told(script, tmp_path, *arguments, 4, "--work-dir", "a b", **nodes) == [
         *("-m", "torch.distributed.run", "--nnodes=2", "--nproc-per-node=4"),
         *("--node-rank=1", "--master-addr=10.0.0.1", "--master-port=1234"),
-        *(str(TRAIN), "a config.py", "--launcher", "pytorch", "--work-dir", "a b"),
+        *(str(tool), *arguments, "--launcher", "pytorch", "--work-dir", "a b"),
     ]
 
 
@@ -222,12 +249,12 @@ def test_several_nodes_are_handed_to_torchrun(tmp_path):
     ],
 )
 def test_port_of_one_node(variables, expected, tmp_path):
-    run = call_stand_in(tmp_path, "c.py", 1, **variables)
-    assert run.stdout.splitlines()[4:7] == expected
+    assert told("dist_train.sh", tmp_path, "c.py", 1, **variables)[4:7] == expected
 
 
-def call_stand_in(folder: Path, *arguments: object, **variables: str):
-    fake = folder / "python"
+def told(script: str, directory: Path, *arguments: object, **variables: str) -> list[str]:
+    fake = directory / "python"
     fake.write_text('#!/usr/bin/env bash\nprintf "%s\\n" "$@"\n')
     fake.chmod(0o755)
-    return call("dist_train.sh", *arguments, cwd=folder, **variables, PYTHON=str(fake))
+    done = call(script, *arguments, cwd=directory, **variables, PYTHON=str(fake))
+    return done.stdout.splitlines()

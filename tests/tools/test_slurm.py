@@ -26,7 +26,7 @@ def call(script: str, *arguments: str, path: Path, **variables: str):
 
 @pytest.fixture
 def srun(tmp_path) -> Path:
-    """A folder with an srun that prints its arguments, one a line."""
+    """A directory with an srun that prints its arguments, one a line."""
     (tmp_path / "srun").write_text('#!/usr/bin/env bash\nprintf "%s\\n" "$@"\n')
     (tmp_path / "srun").chmod(0o755)
     return tmp_path
@@ -42,8 +42,10 @@ def test_train(srun):
 
 def test_train_without_work_dir(srun):
     """As mmseg's script is called."""
-    run = call("slurm_train.sh", "gpu", "job", "c.py", "--resume", path=srun)
+    run = call("slurm_train.sh", "gpu", "job", "c.py", "--resume", path=srun, GPUS="2")
     assert run.stdout.splitlines()[-4:] == [str(TRAIN), "c.py", "--launcher=slurm", "--resume"]
+    # Fewer GPUs than a node has.
+    assert run.stdout.splitlines()[3:6] == ["--gres=gpu:2", "--ntasks=2", "--ntasks-per-node=2"]
 
 
 def test_test(srun):
@@ -65,11 +67,6 @@ def test_settings(srun):
         *("--gres=gpu:4", "--ntasks=16", "--ntasks-per-node=4", "--cpus-per-task=2")
     ]
     assert lines[8:11] == ["--quotatype=auto", "-x", "n1"]
-
-
-def test_fewer_gpus_than_a_node_has(srun):
-    run = call("slurm_train.sh", "gpu", "job", "c.py", path=srun, GPUS="2")
-    assert run.stdout.splitlines()[3:6] == ["--gres=gpu:2", "--ntasks=2", "--ntasks-per-node=2"]
 
 
 @pytest.mark.parametrize("script", ["slurm_train.sh", "slurm_test.sh"])

@@ -26,19 +26,21 @@ from tests.engine.zygote import ROOT, TEST, TRAIN
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory, zygote, toy_data) -> Path:
-    """A folder with the toy configs and a checkpoint of each, trained for a moment."""
-    folder = tmp_path_factory.mktemp("trained")
+    """A directory with the toy configs and a checkpoint of each, trained for a moment."""
+    directory = tmp_path_factory.mktemp("trained")
     short = dict(
         detector=["train_cfg.max_epochs=1"],
         segmentor=["train_cfg.max_iters=2", "default_hooks.checkpoint.filename_tmpl=epoch_1.pth{}"],
     )
     for family, options in short.items():
-        config = write_config(family, toy_data, folder / f"{family}.py")
-        run = zygote.run(TRAIN, config, "--work-dir", family, "--cfg-options", *options, cwd=folder)
+        config = write_config(family, toy_data, directory / f"{family}.py")
+        run = zygote.run(
+            TRAIN, config, "--work-dir", family, "--cfg-options", *options, cwd=directory
+        )
         assert run.status == 0, run.stderr
-        (checkpoint,) = (folder / family).glob("*.pth*")
-        checkpoint.rename(folder / f"{family}.pth")
-    return folder
+        (checkpoint,) = (directory / family).glob("*.pth*")
+        checkpoint.rename(directory / f"{family}.pth")
+    return directory
 
 
 def run_test(zygote, trained: Path, family: str, work_dir: Path, *arguments: object):
@@ -53,13 +55,13 @@ def run_test(zygote, trained: Path, family: str, work_dir: Path, *arguments: obj
 def test_detector(zygote, trained, tmp_path):
     metrics = run_test(
         *(zygote, trained, "detector", tmp_path / "w", "--out", tmp_path / "found.pkl"),
-        *("--show-dir", "pictures"),
+        *("--show-dir", "drawn"),
     )
     assert 0 <= metrics["coco/bbox_mAP"] <= 1
     found = pickle.loads((tmp_path / "found.pkl").read_bytes())
     assert sorted(sample["img_id"] for sample in found) == list(range(6))
     assert all(len(sample["pred_instances"]["bboxes"]) <= 20 for sample in found)
-    assert len(list((tmp_path / "w").glob("*/pictures/*.jpg"))) == 6
+    assert len(list((tmp_path / "w").glob("*/drawn/*.jpg"))) == 6
     # Nothing but the finished file beside it.
     assert [path.name for path in tmp_path.glob("found*")] == ["found.pkl"]
 
@@ -93,20 +95,13 @@ def test_drawings_at_an_absolute_path(family, zygote, trained, tmp_path):
 
 REFUSED = {
     "labels-over-the-ground-truth": ("segmentor", ["--out", "DATA/labels"], "is not empty, it"),
-    "labels-over-it-by-a-link": ("segmentor", ["--out", "link/labels"], "is not empty, it holds"),
-    "drawings-over-the-images": ("segmentor", ["--show-dir", "DATA/images"], "is not empty, it"),
-    "detections-over-the-images": ("detector", ["--show-dir", "DATA/images"], "is not empty, it"),
     "drawings-over-linked-images": ("detector", ["--show-dir", "CWD/links"], "is not empty, it"),
     "below-the-images": ("segmentor", ["--out", "DATA/images/new"], "holds data of the config"),
-    "below-them-by-a-link": ("segmentor", ["--out", "link/labels/new"], "data of the config"),
     "drawings-below-the-images": (
         *("detector", ["--show-dir", "DATA/images/new/one"], "holds data of the config"),
     ),
     "work-dir-in-the-data": (
         *("detector", ["--work-dir", "DATA/w", "--show-dir", "new"], "holds data of the config"),
-    ),
-    "work-dir-among-the-labels": (
-        *("segmentor", ["--work-dir", "DATA/labels"], "holds data of the config"),
     ),
     "new-work-dir-below-the-images": (
         *("detector", ["--work-dir", "link/images/new"], "holds data of the config"),
@@ -148,6 +143,7 @@ def test_nothing_is_written_over(case, zygote, toy_data, tmp_path):
     assert contents(tmp_path) == before
 
 
+@pytest.mark.slow
 def test_plain_call(trained, tmp_path):
     """A process of its own, as a user starts it: nothing was imported before."""
     call = [sys.executable, "tools/test.py", trained / "segmentor.py", trained / "segmentor.pth"]
