@@ -34,7 +34,7 @@ from mmdysample import Upsampler
 from mmdysample.engine.atomic import check_writable, replacing
 from mmdysample.engine.config import load_config
 from mmdysample.engine.errors import ArgumentParser, UserError, run_tool
-from mmdysample.engine.families import family_of
+from mmdysample.engine.families import import_family
 
 DETECTION_SIZE = (800, 1344)  # 800x1333, padded to a multiple of 32
 UNITS = {"K": 1e3, "M": 1e6}
@@ -115,7 +115,7 @@ def main() -> None:
 def measure(path: str, shape: list[int] | None, published: dict[str, list[Published]]) -> list[Row]:
     """The rows of one config: one for each published table that has it, else one."""
     cfg = load_config(path, None, ("model",))
-    family_of(cfg).prepare()
+    import_family(cfg)
     with DefaultScope.overwrite_default_scope(cfg.default_scope):
         model = MODELS.build(cfg.model)
     height, width = shape or cfg.get("crop_size", DETECTION_SIZE)

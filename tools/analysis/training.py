@@ -40,7 +40,7 @@ from mmdysample import Upsampler
 from mmdysample.engine.atomic import check_writable, replacing
 from mmdysample.engine.config import enable_amp, fit_to_machine, load_config
 from mmdysample.engine.errors import ArgumentParser, UserError, run_tool
-from mmdysample.engine.families import family_of
+from mmdysample.engine.families import import_family
 from mmdysample.engine.runner import build_runner
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
@@ -187,7 +187,7 @@ def make_config(job: Job, work_dir: str) -> Config:
     path = CONFIGS / "shapes" / model.config
     upsample_cfg = Config.fromfile(CONFIGS / f"_base_/upsamplers/{job.upsampler}.py").upsample_cfg
     cfg = load_config(str(path), None, ("model",))
-    family_of(cfg).prepare()
+    import_family(cfg)
     cfg.model[model.host].upsample_cfg = upsample_cfg
     cfg.train_dataloader.update(
         batch_size=model.batch_size, num_workers=0, persistent_workers=False

@@ -16,7 +16,6 @@ from mmdysample.errors import UserError
 
 def check(scope: str, dataset: dict, **heads) -> None:
     kind = "TwoStageDetector" if scope == "mmdet" else "EncoderDecoder"
-    kind = "MaskFormer" if "panoptic_head" in heads else kind
     cfg = dict(
         default_scope=scope,
         model=dict(type=kind, backbone=None, **heads),
@@ -66,8 +65,8 @@ def test_fit(dataset, heads):
         (TWO, roi(mask_head=dict(type=MASKS)), "mask_head.num_classes is 80"),
         (
             dict(type="CocoPanopticDataset"),
-            dict(panoptic_head=dict(type="MaskFormerHead", num_things_classes=133)),
-            "num_things_classes is 133.*80 things classes",
+            roi(bbox_head=dict(type=BOXES, num_classes=133)),
+            "num_classes is 133.*80 classes",
         ),
     ],
     ids=str,
