@@ -9,15 +9,18 @@ from mmengine.dataset import BaseDataset
 from mmdysample.engine.checks.parts import KNOWN_PACKAGES, Part, package_of
 from mmdysample.errors import UserError
 
-# Heads that classify what the data set's classes name; not proposals, boundaries or identities.
+# Heads that classify what the data set's classes name; not proposals or identities.
 HEADS = ("bbox_head", "mask_head", "panoptic_head", "decode_head", "auxiliary_head")
-BINARY = ("STDCHead", "SABLHead")
+# Finds boundaries.
+NO_CLASSES = "STDCHead"
+# Arguments of models whose classes are texts.
+OF_TEXTS = {"language_model", "text_encoder"}
 
 
 def check_classes(parts: list[Part]) -> None:
     """Raise UserError for a head whose number of classes is not that of every data set."""
-    if any("language_model" in part.settings for part in parts):
-        return  # classes are texts
+    if any(OF_TEXTS & part.settings.keys() for part in parts):
+        return
     heads = [part for part in parts if _is_head(part)]
     for dataset in parts:
         names = _class_names(dataset)
@@ -36,9 +39,8 @@ def _is_head(part: Part) -> bool:
     return (
         keys[0] == "model"
         and keys[-1] in HEADS
-        and "rpn_head" not in keys
         and package_of(part.cls) in KNOWN_PACKAGES
-        and part.cls.__name__ not in BINARY
+        and part.cls.__name__ != NO_CLASSES
         and not part.settings.get("class_agnostic")
     )
 

@@ -13,11 +13,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from importlib.util import find_spec
 from typing import Any, NamedTuple
 
-import mmcv.ops
 from mmengine import registry
 from mmengine.config import Config
 from mmengine.optim import OptimWrapper
-from torch import nn
 from torch.utils.data import DataLoader
 
 from mmdysample.engine.lookup import class_of
@@ -40,7 +38,7 @@ LOADERS = ("train_dataloader", "val_dataloader", "test_dataloader")
 # only a misspelt name is refused.
 _BUILT = (
     *("model", "backbone", "neck", "rpn_head", "roi_head", "bbox_head", "mask_head"),
-    *("decode_head", "auxiliary_head", "upsample_cfg", "dataset", "pipeline", "sampler"),
+    *("decode_head", "auxiliary_head", "dataset", "pipeline", "sampler"),
     *("optim_wrapper", "optimizer", "param_scheduler", "custom_hooks", "visualizer"),
     *("train_cfg", "val_cfg", "test_cfg", "val_evaluator", "test_evaluator", *LOADERS),
 )
@@ -104,7 +102,7 @@ def _parts(place: str, value: Any, scope: str | None, known: bool = True) -> Ite
         if "type" in value:
             if cls is None and known:
                 _refuse_unknown(place, value["type"], scope)
-            known = package_of(cls) in KNOWN_PACKAGES and cls.__name__ != "Albu"
+            known = package_of(cls) in KNOWN_PACKAGES
     for inner_place, one in inner:
         yield from _parts(inner_place, one, scope, known)
 
@@ -135,7 +133,7 @@ def _refuse_unknown(place: str, name: str, scope: str | None) -> None:
     for each in REGISTRIES:
         with each.switch_scope_and_registry(scope) as scoped:
             names.update(scoped.module_dict, each.module_dict)
-    if _is_built(place) or (is_misspelt(name, names) and not hasattr(mmcv.ops, name)):
+    if _is_built(place) or is_misspelt(name, names):
         raise UserError(f"{place}: type {name!r} is not registered{did_you_mean(name, names)}")
 
 
@@ -179,9 +177,8 @@ def _check_upsampler(part: Part) -> None:
 
 
 def _check_keys(part: Part) -> None:
-    module = inspect.isclass(part.cls) and issubclass(part.cls, nn.Module)
-    if module and package_of(part.cls) in ("mmcv", "mmengine", "torch"):
-        return  # mmcv's builders of layers take keys of their own
+    if package_of(part.cls) == "mmcv" and not _is_built(part.place):
+        return  # its builders of layers take keys of their own
     ours = package_of(part.cls) == "mmdysample"
     taken, others = arguments(part.cls)
     exact = not others and (ours or _is_built(part.place))

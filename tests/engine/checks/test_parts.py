@@ -77,19 +77,23 @@ class OwnNeck:
         pass
 
 
-def neck(**settings) -> Config:
-    model = dict(type="TwoStageDetector", backbone=dict(type="ResNet", depth=18), neck=settings)
-    return Config(dict(default_scope="mmdet", model=model))
+def neck(scope: str = "mmdet", **settings) -> Config:
+    model = dict(type="mmdet.TwoStageDetector", backbone=DEFORMABLE, neck=settings)
+    return Config(dict(default_scope=scope, model=model))
+
+
+# mmcv's builder takes a key that its layer does not.
+DEFORMABLE = dict(type="mmdet.ResNet", depth=18, dcn=dict(type="DCNv2", deformable_groups=1))
 
 
 @pytest.mark.parametrize(
     "settings",
     [
-        dict(type="OwnNeck", channels=8, anything=1, part=dict(type="no such type")),
+        dict(type="OwnNeck", channels=8, anything=1, neck=dict(type="no such type")),
         dict(type="mmdet.FPN", in_channels=[8], out_channels=8, num_outs=1),
         dict(type=OwnNeck, channels=8),
         dict(type="OwnNeck", channels=8, upsample_cfg=dict(type="DySample")),
-        dict(type="FPN", in_channels=[8], out_channels=8, num_outs=1, _scope_="mmdet"),
+        dict(type="FPN", in_channels=[8], num_outs=1, _scope_="mmdet", scope="mmseg"),
     ],
     ids=str,
 )
