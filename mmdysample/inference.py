@@ -32,7 +32,7 @@ from mmdysample.engine.checkpoint import (
     load_checkpoint,
 )
 from mmdysample.engine.data import data_set_configs
-from mmdysample.engine.families import family_of
+from mmdysample.engine.families import import_family
 from mmdysample.engine.images import check_image_file
 from mmdysample.engine.outputs import check_new
 from mmdysample.engine.weights import load_weights
@@ -65,14 +65,13 @@ def open_inferencer(
             "a checkpoint is a program, which is not run"
         )
     path = str(model) if os.path.isfile(model) else config_path(str(model))
-    family = family_of(Config.fromfile(path, import_custom_modules=False))
-    family.prepare()
+    family = import_family(Config.fromfile(path, import_custom_modules=False))
     if weights is not None:
         weights = os.fspath(weights)
         if "://" not in weights:
             check_checkpoint_file(weights)
     install_safe_loading()
-    inferencer = _inferencer_class(family.package, weights)
+    inferencer = _inferencer_class(family, weights)
     return inferencer(model=path, weights=weights, device=device, **settings)
 
 
@@ -155,7 +154,7 @@ def check_figure_path(path: str, cfg: Config) -> None:
 
 
 def _enter_family(cfg: Config) -> None:
-    family_of(cfg).prepare()
+    import_family(cfg)
     init_default_scope(cfg.default_scope)
 
 

@@ -11,7 +11,13 @@ from mmdysample.engine.checks import TESTING, check_config
 from mmdysample.engine.config import NEEDED_TO_TEST, fit_to_machine, load_config, set_work_dir
 from mmdysample.engine.distributed import leave_process_group
 from mmdysample.engine.errors import doing, run_tool
-from mmdysample.engine.families import family_of, visualization_hook
+from mmdysample.engine.families import (
+    augment,
+    draw,
+    import_family,
+    visualization_hook,
+    write_predictions,
+)
 from mmdysample.engine.runner import build_runner
 from mmdysample.errors import UserError
 
@@ -39,8 +45,7 @@ def parse_args():
 def main() -> None:
     args = parse_args()
     cfg = load_config(args.config, args.cfg_options, NEEDED_TO_TEST)
-    family = family_of(cfg)
-    family.prepare()
+    import_family(cfg)
     check_config(cfg, TESTING)
     if "://" not in args.checkpoint:
         check_checkpoint_file(args.checkpoint)
@@ -51,14 +56,14 @@ def main() -> None:
     # Every process looks whether it may write before the first of them writes: none does before
     # all are connected.
     if args.show_dir is not None:
-        family.draw(cfg, args.show_dir)
+        draw(cfg, args.show_dir)
     if args.out is not None:
         drawn = args.show_dir if os.path.isabs(args.show_dir or "") else None
         if drawn and os.path.realpath(drawn) == os.path.realpath(args.out):
             raise UserError(f"--out and --show-dir are the same, {args.out}: give two")
-        family.write_predictions(cfg, args.out)
+        write_predictions(cfg, args.out)
     if args.tta:
-        family.augment(cfg)
+        augment(cfg)
     install_safe_loading()
     fit_to_machine(cfg, args.launcher)
     with doing(f"building the model and the hooks of {args.config}"):

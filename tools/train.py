@@ -21,7 +21,7 @@ from mmdysample.engine.config import (
 )
 from mmdysample.engine.distributed import is_first_process, leave_process_group
 from mmdysample.engine.errors import doing, is_rank_zero, run_tool
-from mmdysample.engine.families import family_of
+from mmdysample.engine.families import import_family
 from mmdysample.engine.lock import only_run_in
 from mmdysample.engine.record import record_start
 from mmdysample.engine.resume import can_continue, plan_resume
@@ -51,7 +51,7 @@ def parse_args():
 def main() -> None:
     args = parse_args()
     cfg = load_config(args.config, args.cfg_options, NEEDED_TO_TRAIN)
-    family_of(cfg).prepare()
+    import_family(cfg)
     check_config(cfg, TRAINING)
     if args.amp:
         enable_amp(cfg)

@@ -13,13 +13,13 @@ from mmengine.config.utils import MODULE2PACKAGE
 from mmengine.device import get_device
 from mmengine.logging import print_log
 
-from mmdysample.engine.checks import check_settings, check_top_level
+from mmdysample.engine.checks import check_top_level, check_whole_numbers
 from mmdysample.engine.distributed import (
     check_launcher,
     end_with_launcher,
     start_on_cpu,
 )
-from mmdysample.engine.outputs import check_work_dir
+from mmdysample.engine.outputs import check_outside_data
 from mmdysample.errors import UserError
 
 # mmengine looks up `package::` in a list of OpenMMLab's packages: let configs build on ours too.
@@ -40,7 +40,7 @@ def load_config(path: str, options: dict[str, Any] | None, needed: tuple[str, ..
         what = "is a directory, not a file" if os.path.isdir(path) else "does not exist"
         raise UserError(f"config {path} {what}")
     try:
-        cfg = Config.fromfile(path, format_python_code=False)
+        cfg = Config.fromfile(path)
     except RecursionError as error:
         raise UserError(
             f"config {path} cannot be read: what it is based on (`_base_`) leads back to it, "
@@ -59,32 +59,25 @@ def load_config(path: str, options: dict[str, Any] | None, needed: tuple[str, ..
     missing = [name for name in needed if cfg.get(name) is None]
     if missing:
         raise UserError(f"config {path} does not set {', '.join(missing)}")
-    check_settings(cfg)
-    return _unformatted(cfg)
-
-
-def _unformatted(cfg: Config) -> Config:
-    """The same config, whose text is not laid out anew each time that a checkpoint is written.
-
-    That takes half the time of a short run, and yapf makes an error of an interrupt.
-    """
-    text, file, variables = cfg.text, cfg.filename, cfg.env_variables
-    return Config(dict(cfg.items()), text, file, variables, format_python_code=False)
+    check_whole_numbers(cfg)
+    # `Config.fromfile` forgets this argument. Laying out the text anew with each checkpoint takes
+    # half the time of a short run, and yapf makes an error of an interrupt.
+    return Config(
+        dict(cfg.items()), cfg.text, cfg.filename, cfg.env_variables, format_python_code=False
+    )
 
 
 def _reason(error: Exception, path: str) -> str:
+    """What went wrong in a config, and in which of its lines."""
     # mmengine's own text about a failed import does not say what was missing.
     while isinstance(error, ImportError) and isinstance(error.__context__, ImportError):
         error = error.__context__
+    calls = traceback.extract_tb(error.__traceback__)
+    lines = [call.lineno for call in calls if call.filename == os.path.abspath(path)]
     if isinstance(error, SyntaxError):
-        return f"line {error.lineno}: {error.msg}"
-    lines = [
-        frame.lineno
-        for frame in traceback.extract_tb(error.__traceback__)
-        if os.path.realpath(frame.filename) == os.path.realpath(path)
-    ]
+        lines = [error.lineno]
     where = f"line {lines[-1]}: " if lines else ""
-    text = (str(error).strip().splitlines() or [""])[0]
+    text = next(iter(str(error).strip().splitlines()), "")
     return f"{where}{type(error).__name__}: {text}"
 
 
@@ -98,7 +91,7 @@ def set_work_dir(cfg: Config, work_dir: str | None, config_path: str) -> None:
         cfg.work_dir = work_dir
     elif cfg.get("work_dir") is None:
         cfg.work_dir = os.path.join("./work_dirs", Path(config_path).stem)
-    check_work_dir(cfg)
+    check_outside_data(cfg.work_dir, "work dir", cfg)
     _check_config_is_kept(config_path, cfg.work_dir)
     try:
         os.makedirs(cfg.work_dir, exist_ok=True)

@@ -7,13 +7,12 @@ free of new files, too: many read whatever lies in their directories.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config
 
-from mmdysample.engine.data import data_set_configs
 from mmdysample.errors import UserError
 
 
@@ -27,14 +26,14 @@ def check_new(path: str, option: str, cfg: Config) -> None:
     """
     if os.path.lexists(path):
         raise UserError(f"{option} {path} exists already, and is left as it is: give a new name")
-    _check_outside_data(path, option, cfg)
+    check_outside_data(path, option, cfg)
 
 
 def check_new_directory(path: str, option: str, cfg: Config) -> None:
     """As `check_new` for a directory, which may be there if it is empty.
 
     A relative ``path`` of ``--show-dir`` is below the directory of the run, which is new itself and
-    away from the data (`check_work_dir`).
+    away from the data.
     """
     if not path:
         raise UserError(f"{option} is empty: give the name of a directory")
@@ -45,29 +44,25 @@ def check_new_directory(path: str, option: str, cfg: Config) -> None:
                 "an absolute path to write elsewhere"
             )
         return
-    if os.path.lexists(path):
-        if not os.path.isdir(path):
-            raise UserError(f"{option} {path} is not a directory")
-        found = min(os.listdir(path), default=None)
-        if found is not None:
-            raise UserError(
-                f"{option} {path} is not empty, it holds {found}, and is left as it is: give a "
-                "new or an empty directory"
-            )
-    _check_outside_data(path, option, cfg)
+    if os.path.lexists(path) and not os.path.isdir(path):
+        raise UserError(f"{option} {path} is not a directory")
+    if os.path.isdir(path) and os.listdir(path):
+        raise UserError(
+            f"{option} {path} is not empty, it holds {min(os.listdir(path))}, and is left as it "
+            "is: give a new or an empty directory"
+        )
+    check_outside_data(path, option, cfg)
 
 
-def check_work_dir(cfg: Config) -> None:
-    """Raise UserError if the work dir, which may exist, is among data of the config."""
-    _check_outside_data(cfg.work_dir, "work dir", cfg)
+def check_outside_data(path: str, what: str, cfg: Config) -> None:
+    """Raise UserError if ``path`` is in a directory of the config's data; links are seen through.
 
-
-def _check_outside_data(path: str, what: str, cfg: Config) -> None:
-    """Compares the directories themselves, not their names: links and mounts are seen through."""
-    place = Path(os.path.realpath(path))
-    above = {_identity(each) for each in (place, *place.parents)} - {None}
+    A directory of data that we work in, such as a ``data_root`` of ``.``, may hold results as well.
+    """
+    place, here = Path(os.path.realpath(path)), Path.cwd()
     for directory in data_directories(cfg):
-        if _identity(directory) in above:
+        data = os.path.realpath(directory)
+        if place.is_relative_to(data) and not here.is_relative_to(data):
             raise UserError(
                 f"{what} {path}: {directory} holds data of the config, choose another place"
             )
@@ -75,47 +70,26 @@ def _check_outside_data(path: str, what: str, cfg: Config) -> None:
 
 def data_directories(cfg: Config) -> Iterator[str]:
     """The directories that the config's data sets and evaluators read."""
-    here = Path.cwd()
     for part in ("train", "val", "test"):
-        evaluators = cfg.get(f"{part}_evaluator") or []
-        evaluators = evaluators if isinstance(evaluators, (list, tuple)) else [evaluators]
-        data_sets = data_set_configs((cfg.get(f"{part}_dataloader") or {}).get("dataset"))
-        for settings in (*data_sets, *evaluators):
-            for directory, images in _directories(settings):
-                # The data_root may be one that we work in, such as '.', and hold results as well.
-                if images or not here.is_relative_to(os.path.realpath(directory)):
-                    yield directory
+        yield from _directories(cfg.get(f"{part}_dataloader"), "")
+        yield from _directories(cfg.get(f"{part}_evaluator"), "")
 
 
-def _directories(settings: Any) -> Iterator[tuple[str, bool]]:
-    """The directories of a data set or an evaluator, and whether files are looked for in them."""
-    if not isinstance(settings, dict):
+def _directories(settings: Any, root: str) -> Iterator[str]:
+    """Every directory that settings name at any depth, below the ``data_root`` around them."""
+    if isinstance(settings, (list, tuple)):
+        for each in settings:
+            yield from _directories(each, root)
+    if not isinstance(settings, Mapping):
         return
-    root = settings.get("data_root") if isinstance(settings.get("data_root"), str) else ""
-    if root:
-        yield root, False
-    prefixes = settings.get("data_prefix")
-    for prefix in prefixes.values() if isinstance(prefixes, dict) else ():
-        if isinstance(prefix, str):
-            yield os.path.join(root, prefix), _is_below(prefix)
-    for key in ("ann_file", "seg_prefix"):
-        if isinstance(settings.get(key), str):
-            path = os.path.join(root, settings[key])
-            if os.path.isdir(path):
-                yield path, _is_below(settings[key])
-            else:
-                yield os.path.dirname(path) or ".", False
-
-
-def _is_below(prefix: str) -> bool:
-    """Whether it is a directory of its own, not the data_root itself."""
-    return os.path.normpath(prefix) != os.curdir
-
-
-def _identity(path: str | Path) -> tuple[int, int] | None:
-    """What tells a file or directory from every other, None if there is none."""
-    try:
-        found = os.stat(path)
-    except (OSError, ValueError):
-        return None
-    return found.st_dev, found.st_ino
+    if isinstance(settings.get("data_root"), str):
+        root = settings["data_root"]
+        yield root
+    for key, value in settings.items():
+        if key == "data_prefix" and isinstance(value, Mapping):
+            yield from (os.path.join(root, each) for each in value.values() if type(each) is str)
+        elif key in ("ann_file", "seg_prefix") and isinstance(value, str):
+            path = os.path.join(root, value)
+            yield path if os.path.isdir(path) else os.path.dirname(path)
+        elif key != "pipeline":
+            yield from _directories(value, root)

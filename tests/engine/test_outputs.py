@@ -12,14 +12,14 @@ from mmengine.config import Config
 from mmdysample.engine.outputs import (
     check_new,
     check_new_directory,
-    check_work_dir,
+    check_outside_data,
     data_directories,
 )
 from mmdysample.errors import UserError
 
 
 def config(**dataset) -> Config:
-    return Config(dict(val_dataloader=dict(dataset=dict(type="Data", **dataset)), work_dir="w"))
+    return Config(dict(val_dataloader=dict(dataset=dict(type="Data", **dataset))))
 
 
 @pytest.fixture(autouse=True)
@@ -89,10 +89,6 @@ def test_settings_that_name_no_directory(value):
     check_new_directory("new", "--out", cfg)
 
 
-def work_dir_config(work_dir: str, **dataset) -> Config:
-    return Config({**config(**dataset).to_dict(), "work_dir": work_dir})
-
-
 @pytest.mark.parametrize(
     "work_dir", ["../data", "../data/images", "../data/images/new", "../data/annotations", "link/w"]
 )
@@ -100,7 +96,7 @@ def test_a_work_dir_among_the_data(work_dir):
     os.symlink("../data/images", "link")
     data = dict(data_root="../data", data_prefix=dict(img="images"), ann_file="annotations/a.json")
     with pytest.raises(UserError, match=f"work dir {work_dir}: .* holds data of the config"):
-        check_work_dir(work_dir_config(work_dir, **data))
+        check_outside_data(work_dir, "work dir", config(**data))
 
 
 @pytest.mark.parametrize(
@@ -116,7 +112,7 @@ def test_a_work_dir_among_the_data(work_dir):
         dict(data_prefix=dict(img=""), ann_file="a.json"),
     ],
 )
-@pytest.mark.parametrize("work_dir", ["./work_dirs/name", "../data-runs", "../work", "w"])
+@pytest.mark.parametrize("work_dir", ["./work_dirs/name", "../data-runs", "w"])
 def test_a_work_dir_beside_the_data(work_dir, dataset):
     os.makedirs("w/of/an/earlier/run")
-    check_work_dir(work_dir_config(work_dir, **dataset))
+    check_outside_data(work_dir, "work dir", config(**dataset))

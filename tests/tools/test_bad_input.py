@@ -2,18 +2,20 @@
 
 What only the part that refuses it knows (`FOUND_LATE`) gives its traceback under a line that says
 what was being done, and status 1.
-
-The tools are called as a user calls them; the library is called with what a user might write.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import pickle
+import shlex
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 import torch
@@ -23,67 +25,53 @@ pytest.importorskip("mmseg", reason="needs mmseg: bash tools/setup_env.sh instal
 
 from PIL import Image
 
-from mmdysample import Bilinear, DySample, build_upsampler
 from tests.engine.toy import draw_data, write_config
-from tests.engine.zygote import TEST, TRAIN
+from tests.engine.zygote import ROOT, TEST, TRAIN
 
 # Nothing listens there: as on a machine without a network.
 UNREACHABLE = "http://127.0.0.1:9"
-IN_PROCESS = "train_dataloader.update(num_workers=0, persistent_workers=False)\n"
+IN_PROCESS = "train_dataloader.num_workers=0 train_dataloader.persistent_workers=False"
 
 
-@dataclass
-class Case:
+class Case(NamedTuple):
     """One mistake and what the sentence has to name.
 
-    The tool runs in a folder with ``data/`` (6 pictures), ``good.pth`` (a checkpoint that fits the
-    detector), ``config.py`` (the toy config of ``family`` with ``config`` added to it) and
-    ``work/`` (a work dir with a checkpoint).
+    The tool runs in a directory with ``data/`` (6 images), the toy configs ``det.py`` and
+    ``seg.py``, checkpoints (``good.pth`` fits the detector) and ``work/``, a work dir with one.
     """
 
+    command: str
     says: tuple[str, ...]
-    script: Path = TRAIN
-    family: str = "detector"
+    #: added to both configs
     config: str = ""
-    arguments: tuple[str, ...] = ("config.py",)
     spoil: Callable[[Path], object] | None = None
-    env: dict[str, str] = field(default_factory=dict)
 
 
-def annotations(folder: Path, **changes) -> None:
-    path = folder / "data" / "annotations.json"
+def annotations(directory: Path, **changes) -> None:
+    path = directory / "data" / "annotations.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
 
 
-def rewrite(name: str, content: bytes | str) -> Callable[[Path], object]:
-    data = content.encode() if isinstance(content, str) else content
-    return lambda folder: (folder / name).write_bytes(data)
+def rewrite(name: str, content: str) -> Callable[[Path], object]:
+    return lambda directory: (directory / name).write_text(content)
 
 
 def remove(name: str) -> Callable[[Path], object]:
-    return lambda folder: (folder / name).unlink()
+    return lambda directory: shutil.rmtree(directory / name)
 
 
-def spoil_pictures(folder: Path) -> None:
-    for path in (folder / "data" / "images").iterdir():
-        path.write_bytes(b"not a picture")
+def every(name: str, change: Callable[[Path], object]) -> Callable[[Path], object]:
+    return lambda directory: [change(path) for path in (directory / name).iterdir()]
 
 
-def spoil_labels(folder: Path) -> None:
-    for path in (folder / "data" / "labels").iterdir():
-        path.write_bytes(path.read_bytes()[:60])
+def widen(path: Path) -> None:
+    with Image.open(path) as image:
+        image.resize((100, 80)).save(path)
 
 
-def widen_labels(folder: Path) -> None:
-    for path in (folder / "data" / "labels").iterdir():
-        with Image.open(path) as labels:
-            labels.resize((100, 80)).save(path)
-
-
-def relabel(folder: Path) -> None:
-    for path in (folder / "data" / "labels").iterdir():
-        with Image.open(path) as labels:
-            labels.point(lambda value: 7 * value).save(path)
+def relabel(path: Path) -> None:
+    with Image.open(path) as labels:
+        labels.point(lambda value: 7 * value).save(path)
 
 
 class Malicious:
@@ -93,493 +81,372 @@ class Malicious:
         return Path.write_text, (Path("run-by-the-checkpoint"), "x")
 
 
-def save_malicious(folder: Path) -> None:
-    torch.save(dict(meta=dict(epoch=1, iter=1), bad=Malicious()), folder / "bad.pth")
-
-
-def truncate(folder: Path) -> None:
-    content = (folder / "good.pth").read_bytes()
-    (folder / "bad.pth").write_bytes(content[: len(content) // 2])
-
-
-TESTING = dict(script=TEST)
-TOOLS = {
-    # the command line
-    "no-arguments": Case(("config",), arguments=()),
-    "unknown-argument": Case(("--lr",), arguments=("config.py", "--lr", "1")),
-    "option-without-equals": Case(
-        ("--cfg-options", "KEY=VALUE", "'lr'"), arguments=("config.py", "--cfg-options", "lr")
-    ),
+COMMAND_LINE = {
+    "no-arguments": Case("train", ("config",)),
+    "option-without-equals": Case("train det.py --cfg-options lr", ("KEY=VALUE", "'lr'")),
     "option-without-place": Case(
-        ("--cfg-options", "model.backbone.depth.x"),
-        arguments=("config.py", "--cfg-options", "model.backbone.depth.x=1"),
+        "train det.py --cfg-options model.backbone.depth.x=1", ("model.backbone.depth.x",)
     ),
-    "option-unbalanced": Case(
-        ("--cfg-options", "brackets"), arguments=("config.py", "--cfg-options", "a=[(1,2]")
+    "option-unbalanced": Case("train det.py --cfg-options 'a=[(1,2]'", ("--cfg-options", "brack")),
+    "option-misspelt": Case(
+        "train det.py --cfg-options load_form=good.pth", ("load_form", "did you mean 'load_from'")
     ),
+    "option-of-nothing": Case("train det.py --cfg-options colour.red=1", ("'colour'",)),
     "launcher-without-environment": Case(
-        ("--launcher pytorch", "torchrun", "RANK"), arguments=("config.py", "--launcher", "pytorch")
+        "train det.py --launcher pytorch", ("--launcher pytorch", "torchrun", "RANK")
     ),
     "slurm-without-environment": Case(
-        ("--launcher slurm", "SLURM_PROCID"), arguments=("config.py", "--launcher", "slurm")
+        "train det.py --launcher slurm", ("--launcher slurm", "SLURM_PROCID")
     ),
-    "amp-without-gpu": Case(
-        ("mixed precision", "GPU"),
-        arguments=("config.py", "--amp"),
-        env=dict(CUDA_VISIBLE_DEVICES=""),
-    ),
+    "amp-without-gpu": Case("train det.py --amp", ("mixed precision", "GPU")),
     "auto-scale-lr-without-base": Case(
-        ("--auto-scale-lr", "base_batch_size"),
-        config="del auto_scale_lr\n",
-        arguments=("config.py", "--auto-scale-lr"),
+        "train det.py --auto-scale-lr", ("base_batch_size",), "auto_scale_lr = None\n"
     ),
-    "work-dir-is-a-file": Case(
-        ("work dir", "config.py"), arguments=("config.py", "--work-dir", "config.py")
-    ),
-    "work-dir-below-a-file": Case(
-        ("work dir", "good.pth/x"), arguments=("config.py", "--work-dir", "good.pth/x")
-    ),
-    "out-of-mmdet-is-no-pickle": Case(
-        ("--out", ".pkl"), arguments=("config.py", "good.pth", "--out", "x.json"), **TESTING
-    ),
-    "out-in-no-folder": Case(
-        ("--out", "nowhere"),
-        arguments=("config.py", "good.pth", "--out", "nowhere/x.pkl"),
-        **TESTING,
-    ),
-    "out-of-mmseg-is-a-file": Case(
-        ("--out", "directory"),
-        family="segmentor",
-        arguments=("config.py", "good.pth", "--out", "good.pth"),
-        **TESTING,
-    ),
+    "work-dir-is-a-file": Case("train det.py --work-dir det.py", ("work dir", "det.py")),
+    "work-dir-below-a-file": Case("train det.py --work-dir good.pth/x", ("work dir", "good.pth/x")),
+    "out-of-mmdet-is-no-pickle": Case("test det.py good.pth --out x.json", ("--out", ".pkl")),
+    "out-in-no-directory": Case("test det.py good.pth --out no/x.pkl", ("--out", "no does not")),
+    "out-of-mmseg-is-a-file": Case("test seg.py good.pth --out good.pth", ("--out", "directory")),
     "show-dir-without-hook": Case(
+        "test det.py good.pth --show-dir drawn",
         ("--show-dir", "visualization"),
-        config='del default_hooks["visualization"]\n',
-        arguments=("config.py", "good.pth", "--show-dir", "pictures"),
-        **TESTING,
+        'del default_hooks["visualization"]\n',
     ),
     "tta-of-mmseg-without-pipeline": Case(
-        ("--tta", "tta_pipeline"),
-        family="segmentor",
-        config="del tta_pipeline\n",
-        arguments=("config.py", "good.pth", "--tta"),
-        **TESTING,
+        "test seg.py good.pth --tta", ("--tta", "tta_pipeline"), "del tta_pipeline\n"
     ),
-    # the config
-    "config-missing": Case(("nowhere.py", "does not exist"), arguments=("nowhere.py",)),
-    "config-is-a-directory": Case(("data", "directory"), arguments=("data",)),
-    "config-of-another-type": Case(("good.pth", "cannot be read"), arguments=("good.pth",)),
-    "config-syntax": Case(("config.py", "line"), config="model = dict(\n"),
+    "tta-of-masks": Case(
+        "test det.py good.pth --tta",
+        ("--tta", "boxes", "mask_head"),
+        'model["roi_head"] = dict(type="mmdet.StandardRoIHead", mask_head=dict())\n',
+    ),
+}
+
+CONFIGS = {
+    "config-missing": Case("train nowhere.py", ("nowhere.py", "does not exist")),
+    "config-is-a-directory": Case("train data", ("data", "directory")),
+    "config-of-another-type": Case("train good.pth", ("good.pth", "cannot be read")),
+    "config-syntax": Case("train det.py", ("det.py", "line"), "model = dict(\n"),
     "config-name-error": Case(
-        ("config.py", "NameError", "no_such_name"), config="x = no_such_name\n"
+        "train det.py", ("det.py", "line", "NameError", "no_such_name"), "x = no_such_name\n"
     ),
     "config-import": Case(
-        ("config.py", "no_such_module"),
-        config='custom_imports = dict(imports=["no_such_module"], allow_failed_imports=False)\n',
+        "train det.py",
+        ("det.py", "no_such_module"),
+        'custom_imports = dict(imports=["no_such_module"], allow_failed_imports=False)\n',
     ),
     "config-base-missing": Case(
-        ("config.py", "nowhere.py"), spoil=rewrite("config.py", '_base_ = "nowhere.py"\n')
+        "train det.py", ("det.py", "nowhere.py"), spoil=rewrite("det.py", '_base_ = "nowhere.py"')
     ),
-    "config-without-model": Case(("config.py", "model"), config="del model\n"),
+    "config-without-model": Case("train det.py", ("det.py", "model"), "del model\n"),
     "config-without-evaluator": Case(
-        ("config.py", "test_evaluator"),
-        config="del test_evaluator\n",
-        arguments=("config.py", "good.pth"),
-        **TESTING,
+        "test det.py good.pth", ("det.py", "test_evaluator"), "del test_evaluator\n"
     ),
     "config-of-another-family": Case(
-        ("default_scope", "mmpretrain"), config='default_scope = "mmpretrain"\n'
+        "train det.py", ("default_scope", "mmpretrain"), 'default_scope = "mmpretrain"\n'
     ),
     "families-mixed-up": Case(
-        ("belongs to mmdet", "default_scope"), config='default_scope = "mmseg"\n'
-    ),
-    "unknown-type": Case(
-        ("'ResNett'", "did you mean 'ResNet'"), config='model["backbone"]["type"] = "ResNett"\n'
-    ),
-    "unknown-key": Case(("ResNet", "'colour'"), config='model["backbone"]["colour"] = 1\n'),
-    "unknown-key-of-optimizer": Case(
-        ("SGD", "'lrr'"), config='optim_wrapper["optimizer"]["lrr"] = 1\n'
-    ),
-    "unknown-key-of-loop": Case(
-        ("EpochBasedTrainLoop", "'max_epoch'"), config='train_cfg["max_epoch"] = 1\n'
-    ),
-    "unknown-key-of-neck": Case(
-        ("UpsampleFPN", "'upsample'", "did you mean 'upsample_cfg'"),
-        config='model["neck"]["upsample"] = dict(type="DySample")\n',
-    ),
-    "unknown-key-of-head": Case(
-        ("UpsampleSegformerHead", "'upsample'", "did you mean 'upsample_cfg'"),
-        family="segmentor",
-        config='model["decode_head"]["upsample"] = dict(type="DySample")\n',
-    ),
-    "unknown-key-of-visualizer": Case(
-        ("DetLocalVisualizer", "'line_widht'", "did you mean 'line_width'"),
-        config='visualizer["line_widht"] = 2\n',
-    ),
-    "key-of-neck-left-out": Case(
-        ("UpsampleFPN", "'num_outs'"), config='del model["neck"]["num_outs"]\n'
-    ),
-    "channels-of-neck": Case(
-        ("UpsampleFPN", "in_channels", "[8, 16, 32, 65]"),
-        config='model["neck"]["in_channels"] = [8, 16, 32, 65]\n',
-    ),
-    "channels-of-head": Case(
-        ("UpsampleSegformerHead", "in_channels", "[8, 8, 8, 9]"),
-        family="segmentor",
-        config='model["decode_head"]["in_channels"] = [8, 8, 8, 9]\n',
-    ),
-    "too-few-classes": Case(
-        ("model.decode_head.num_classes is 1", "BaseSegDataset", "2 classes"),
-        family="segmentor",
-        config='model["decode_head"].update(num_classes=1, out_channels=1, threshold=0.3)\n',
-    ),
-    "too-few-classes-of-a-detector": Case(
-        ("model.roi_head.bbox_head.num_classes is 80", "train_dataloader.dataset", "2 classes"),
-        config='del model["roi_head"]["bbox_head"]["num_classes"]\n',  # which then is COCO's
-    ),
-    "too-many-classes-tested": Case(
-        ("model.roi_head.bbox_head.num_classes is 3", "test_dataloader.dataset", "2 classes"),
-        config='model["roi_head"]["bbox_head"]["num_classes"] = 3\n',
-        arguments=("config.py", "good.pth"),
-        **TESTING,
+        "train det.py", ("belongs to mmdet", "default_scope"), 'default_scope = "mmseg"\n'
     ),
     "key-misspelt": Case(
-        ("'optim_wraper'", "did you mean 'optim_wrapper'"), config="optim_wraper = dict()\n"
+        "train det.py",
+        ("'optim_wraper'", "did you mean 'optim_wrapper'"),
+        "optim_wraper = dict()\n",
     ),
-    "option-misspelt": Case(
-        ("--cfg-options load_form", "did you mean 'load_from'"),
-        arguments=("config.py", "--cfg-options", "load_form=good.pth"),
+    "batch-size-is-text": Case(
+        "train det.py --cfg-options train_dataloader.batch_size=two",
+        ("train_dataloader.batch_size", "at least 1", "'two'"),
     ),
-    "option-of-nothing": Case(
-        ("--cfg-options colour.red", "'colour'"),
-        arguments=("config.py", "--cfg-options", "colour.red=1"),
-    ),
-    "unknown-key-of-dataloader": Case(
-        ("train_dataloader", "'batchsize'", "did you mean 'batch_size'"),
-        config='train_dataloader["batchsize"] = 2\n',
-    ),
-    "workers-that-persist-without-workers": Case(
-        ("train_dataloader", "persistent_workers", "num_workers=0"),
-        arguments=("config.py", "--cfg-options", "train_dataloader.num_workers=0"),
+    "no-epochs": Case(
+        "train det.py --cfg-options train_cfg.max_epochs=0", ("train_cfg.max_epochs", "at least 1")
     ),
     "batch-larger-than-the-data-set": Case(
+        "train det.py",
         ("6 samples", "drop_last=True", "batch_size=7"),
-        config='del train_dataloader["batch_sampler"]\n'
+        'train_dataloader.pop("batch_sampler", None)\n'
         "train_dataloader.update(batch_size=7, drop_last=True)\n",
     ),
     "best-of-what-is-not-measured": Case(
+        "train det.py --cfg-options default_hooks.checkpoint.save_best=coco/bbox_map",
         ("save_best", "'coco/bbox_map'", "did you mean 'coco/bbox_mAP'"),
-        config='default_hooks["checkpoint"]["save_best"] = "coco/bbox_map"\n',
     ),
-    "best-of-what-is-not-measured-in-pixels": Case(
-        ("save_best", "'mIou'", "did you mean 'mIoU'"),
-        family="segmentor",
-        config='default_hooks["checkpoint"]["save_best"] = ["mIou"]\n',
+    "unknown-metric": Case(
+        "test seg.py good.pth --cfg-options test_evaluator.iou_metrics=mIou",
+        ("iou_metrics", "'mIou'", "did you mean 'mIoU'"),
     ),
-    "upsampler-in-plain-fpn": Case(
-        ("model.neck: FPN does not take", "'DySample'", "type='UpsampleFPN'"),
-        config='model["neck"]["type"] = "FPN"\n',
+}
+
+
+def part(says: str, change: str, command: str = "train det.py") -> Case:
+    """A mistake in a part of the model or of what trains it."""
+    return Case(command, tuple(says.split(" | ")), f"{change}\n")
+
+
+PARTS = {
+    "unknown-type": part(
+        "'ResNett' | did you mean 'ResNet'", 'model["backbone"]["type"] = "ResNett"'
     ),
-    "upsampler-in-plain-head": Case(
-        ("model.decode_head: SegformerHead", "type='UpsampleSegformerHead'"),
-        family="segmentor",
-        config='model["decode_head"]["type"] = "SegformerHead"\n',
+    "unknown-type-inside": part(
+        "loss_bbox | 'SmoothL1Los' | did you mean 'SmoothL1Loss'",
+        'model["rpn_head"]["loss_bbox"]["type"] = "SmoothL1Los"',
     ),
-    "upsampler-in-what-has-no-host": Case(
-        ("model.neck: PAFPN", "'UpsampleFPN'", "'UpsampleFCNMaskHead'"),
-        config='model["neck"]["type"] = "PAFPN"\n',
+    "unknown-type-of-hook": part(
+        "custom_hooks[0] | 'EMAHok' | did you mean 'EMAHook'",
+        'custom_hooks = [dict(type="EMAHok")]',
     ),
-    "host-of-mmdet-in-mmseg": Case(
-        ("model.neck: 'UpsampleFPN' belongs to mmdet", "type='mmdet.UpsampleFPN'"),
-        family="segmentor",
-        config='model["neck"] = dict(type="UpsampleFPN")\n',
+    "package-missing": part(
+        "'nopackage.ResNet' | not installed", 'model["backbone"]["type"] = "nopackage.ResNet"'
     ),
-    "upsampler-with-the-authors-argument": Case(
-        ("DySample", "'scale'", "did you mean 'scale_factor'"),
-        config='model["neck"]["upsample_cfg"]["scale"] = 2\n',
+    "unknown-key": part("ResNet | 'colour'", 'model["backbone"]["colour"] = 1'),
+    "unknown-key-of-loop": part("EpochBasedTrainLoop | 'max_epoch'", 'train_cfg["max_epoch"] = 1'),
+    "unknown-key-of-neck": part(
+        "UpsampleFPN | 'upsample' | did you mean 'upsample_cfg'",
+        'model["neck"]["upsample"] = dict(type="DySample")',
     ),
-    "unknown-type-inside": Case(
-        ("loss_bbox", "'SmoothL1Los'", "did you mean 'SmoothL1Loss'"),
-        config='model["rpn_head"]["loss_bbox"]["type"] = "SmoothL1Los"\n',
+    "unknown-key-of-head": part(
+        "UpsampleSegformerHead | 'upsample' | did you mean 'upsample_cfg'",
+        'model["decode_head"]["upsample"] = dict(type="DySample")',
+        "train seg.py",
     ),
-    "unknown-type-of-hook": Case(
-        ("custom_hooks[0]", "'EMAHok'", "did you mean 'EMAHook'"),
-        config='custom_hooks = [dict(type="EMAHok")]\n',
+    "unknown-key-of-dataloader": part(
+        "train_dataloader | 'batchsize' | did you mean 'batch_size'",
+        'train_dataloader["batchsize"] = 2',
     ),
-    "package-missing": Case(
-        ("'nopackage.ResNet'", "not installed"),
-        config='model["backbone"]["type"] = "nopackage.ResNet"\n',
+    "channels-of-neck": part(
+        "UpsampleFPN | in_channels | [8, 16, 32, 65]",
+        'model["neck"]["in_channels"] = [8, 16, 32, 65]',
     ),
-    "no-data-set": Case(
-        ("train_dataloader", "no dataset"), config='del train_dataloader["dataset"]\n'
+    "channels-of-head": part(
+        "UpsampleSegformerHead | in_channels | [8, 8, 8, 9]",
+        'model["decode_head"]["in_channels"] = [8, 8, 8, 9]',
+        "train seg.py",
     ),
-    "batches-of-none": Case(
-        ("train_dataloader.batch_size", "at least 1", "0"),
-        config='train_dataloader["batch_size"] = 0\n',
+    "too-few-classes": part(
+        "model.decode_head.num_classes is 1 | BaseSegDataset | 2 classes",
+        'model["decode_head"].update(num_classes=1, out_channels=1, threshold=0.3)',
+        "train seg.py",
     ),
-    "batch-size-is-text": Case(
-        ("train_dataloader.batch_size", "'two'"),
-        arguments=("config.py", "--cfg-options", "train_dataloader.batch_size=two"),
+    "too-many-classes-tested": part(
+        "model.roi_head.bbox_head.num_classes is 80 | test_dataloader.dataset | 2 classes",
+        'del model["roi_head"]["bbox_head"]["num_classes"]',  # which then is COCO's
+        "test det.py good.pth",
     ),
-    "seed-is-text": Case(
-        ("randomness.seed", "'abc'"),
-        arguments=("config.py", "--cfg-options", "randomness.seed=abc"),
+    "upsampler-in-plain-fpn": part(
+        "model.neck: FPN does not take | 'DySample' | type='mmdet.UpsampleFPN'",
+        'model["neck"]["type"] = "FPN"',
     ),
-    "learning-rate-is-text": Case(
-        ("optim_wrapper.optimizer.lr", "number", "'fast'"),
-        arguments=("config.py", "--cfg-options", "optim_wrapper.optimizer.lr=fast"),
+    "upsampler-in-what-has-no-host": part(
+        "model.neck: PAFPN | 'mmdet.UpsampleFPN' | 'mmdet.UpsampleFCNMaskHead'",
+        'model["neck"]["type"] = "PAFPN"',
     ),
-    "no-epochs": Case(
-        ("train_cfg.max_epochs", "at least 1", "0"),
-        arguments=("config.py", "--cfg-options", "train_cfg.max_epochs=0"),
+    "host-of-mmdet-in-mmseg": part(
+        "model.neck: 'UpsampleFPN' belongs to mmdet | type='mmdet.UpsampleFPN'",
+        'model["neck"] = dict(type="UpsampleFPN")',
+        "train seg.py",
     ),
-    "type-left-out": Case(("'type'",), config='del model["neck"]["type"]\n'),
-    "upsampler-unknown": Case(
-        ("'DySampel'", "DySample"), config='model["neck"]["upsample_cfg"] = dict(type="DySampel")\n'
+    "upsampler-unknown": part(
+        "'DySampel' | DySample", 'model["neck"]["upsample_cfg"] = dict(type="DySampel")'
     ),
-    "upsampler-unknown-key": Case(
-        ("DySample", "'group'"), config='model["neck"]["upsample_cfg"]["group"] = 4\n'
+    "upsampler-with-the-authors-argument": part(
+        "DySample | 'scale' | did you mean 'scale_factor'",
+        'model["neck"]["upsample_cfg"]["scale"] = 2',
     ),
-    "upsampler-groups": Case(
-        ("groups", "16", "5"), config='model["neck"]["upsample_cfg"]["groups"] = 5\n'
+    "upsampler-groups": part("groups | 16 | 5", 'model["neck"]["upsample_cfg"]["groups"] = 5'),
+    "upsampler-is-no-dict": part(
+        "upsample_cfg | 'DySample'", 'model["neck"]["upsample_cfg"] = "DySample"'
     ),
-    "upsampler-is-no-dict": Case(
-        ("upsample_cfg", "'DySample'"), config='model["neck"]["upsample_cfg"] = "DySample"\n'
-    ),
-    # the data
+}
+
+DATA = {
     "data-missing": Case(
-        ("annotations.json", "no such file"), spoil=lambda folder: shutil.rmtree(folder / "data")
+        "train det.py", ("annotations.json", "no such file"), spoil=remove("data")
     ),
-    "pictures-missing": Case(
-        ("images/00", "no such file"),
-        spoil=lambda folder: shutil.rmtree(folder / "data" / "images"),
+    "images-missing": Case(
+        "train det.py", ("images/00", "no such file"), spoil=remove("data/images")
     ),
     "annotations-broken": Case(
+        "train det.py",
         ("annotations.json", "not valid JSON"),
         spoil=rewrite("data/annotations.json", '{"images": ['),
     ),
-    "no-pictures": Case(
-        ("CocoDataset", "empty"), spoil=lambda f: annotations(f, images=[], annotations=[])
+    "no-images": Case(
+        "train det.py",
+        ("CocoDataset", "empty"),
+        spoil=lambda directory: annotations(directory, images=[], annotations=[]),
     ),
-    "all-pictures-filtered": Case(
-        ("CocoDataset", "empty", "filter_empty_gt"), spoil=lambda f: annotations(f, annotations=[])
+    "all-images-filtered": Case(
+        "train det.py",
+        ("CocoDataset", "empty", "filter_empty_gt"),
+        spoil=lambda directory: annotations(directory, annotations=[]),
     ),
-    "no-segmentation-data": Case(
-        ("images", "no such file"), family="segmentor", spoil=lambda f: shutil.rmtree(f / "data")
+    "no-segmentation-data": Case("train seg.py", ("images", "no such file"), spoil=remove("data")),
+    "no-segmentation-images": Case(
+        "train seg.py", ("BaseSegDataset", "empty"), spoil=every("data/images", Path.unlink)
     ),
-    "no-segmentation-pictures": Case(
-        ("BaseSegDataset", "empty"),
-        family="segmentor",
-        spoil=lambda f: [path.unlink() for path in (f / "data" / "images").iterdir()],
+    "image-damaged-in-worker": Case(
+        "train det.py",
+        ("images/00", "damaged"),
+        spoil=every("data/images", lambda path: path.write_bytes(b"not an image")),
     ),
-    "picture-damaged-in-worker": Case(("images/00", "damaged"), spoil=spoil_pictures),
-    "picture-damaged": Case(("images/00", "damaged"), config=IN_PROCESS, spoil=spoil_pictures),
-    "label-damaged-in-worker": Case(("labels/00",), family="segmentor", spoil=spoil_labels),
+    "image-damaged": Case(
+        f"train det.py --cfg-options {IN_PROCESS}",
+        ("images/00", "damaged"),
+        spoil=every("data/images", lambda path: path.write_bytes(b"not an image")),
+    ),
+    "label-damaged-in-worker": Case(
+        "train seg.py",
+        ("labels/00",),
+        spoil=every("data/labels", lambda path: path.write_bytes(path.read_bytes()[:60])),
+    ),
     "label-missing": Case(
-        ("labels/00", "no such file"),
-        family="segmentor",
-        spoil=lambda f: shutil.rmtree(f / "data" / "labels"),
+        "train seg.py", ("labels/00", "no such file"), spoil=remove("data/labels")
     ),
     "label-of-another-size": Case(
+        "train seg.py",
         ("labels/00", "80x100", "images/00", "(height x width)"),
-        family="segmentor",
-        config=IN_PROCESS,
-        spoil=widen_labels,
-    ),
-    "label-of-another-size-in-worker": Case(
-        ("labels/00", "80x100", "images/00"), family="segmentor", spoil=widen_labels
+        spoil=every("data/labels", widen),
     ),
     "label-beyond-the-classes": Case(
+        "train seg.py",
         ("labels/00", "label 7", "2 classes, 0 to 1", "255"),
-        family="segmentor",
-        spoil=relabel,
+        spoil=every("data/labels", relabel),
     ),
-    # checkpoints
-    "tta-of-masks": Case(
-        ("--tta", "boxes", "mask_head"),
-        arguments=("config.py", "good.pth", "--tta"),
-        config='model["roi_head"] = dict(type="StandardRoIHead", mask_head=dict())\n',
-        **TESTING,
-    ),
-    "checkpoint-missing": Case(
-        ("nowhere.pth", "does not exist"), arguments=("config.py", "nowhere.pth"), **TESTING
-    ),
-    "checkpoint-is-a-directory": Case(
-        ("data", "is a directory"), arguments=("config.py", "data"), **TESTING
-    ),
-    "checkpoint-truncated": Case(
-        ("bad.pth", "cut off"), arguments=("config.py", "bad.pth"), spoil=truncate, **TESTING
-    ),
-    "checkpoint-is-text": Case(
-        ("bad.pth", "torch.save"),
-        arguments=("config.py", "bad.pth"),
-        spoil=rewrite("bad.pth", "not a checkpoint"),
-        **TESTING,
-    ),
-    "checkpoint-is-a-tensor": Case(
-        ("bad.pth", "Tensor"),
-        arguments=("config.py", "bad.pth"),
-        spoil=lambda folder: torch.save(torch.zeros(1), folder / "bad.pth"),
-        **TESTING,
-    ),
-    "checkpoint-of-another-model": Case(
-        ("good.pth", "does not fit this model"),
-        family="segmentor",
-        arguments=("config.py", "good.pth"),
-        **TESTING,
-    ),
+}
+
+URL = f"{UNREACHABLE}/x.pth"
+CHECKPOINTS = {
+    "checkpoint-missing": Case("test det.py nowhere.pth", ("nowhere.pth", "does not exist")),
+    "checkpoint-is-a-directory": Case("test det.py data", ("data", "is a directory")),
+    "checkpoint-truncated": Case("test det.py half.pth", ("half.pth", "cut off")),
+    "checkpoint-is-text": Case("test det.py text.pth", ("text.pth", "torch.save")),
+    "checkpoint-is-a-tensor": Case("test det.py tensor.pth", ("tensor.pth", "Tensor")),
+    "checkpoint-of-another-model": Case("test seg.py good.pth", ("good.pth", "does not fit")),
     "checkpoint-of-another-width": Case(
+        "test det.py good.pth --cfg-options model.roi_head.bbox_head.fc_out_channels=24",
         ("good.pth", "does not fit this model"),
-        config='model["roi_head"]["bbox_head"]["fc_out_channels"] = 24\n',
-        arguments=("config.py", "good.pth"),
-        **TESTING,
     ),
-    "checkpoint-malicious": Case(
-        ("bad.pth", "refused"), arguments=("config.py", "bad.pth"), spoil=save_malicious, **TESTING
-    ),
-    "checkpoint-malicious-pickle": Case(
-        ("bad.pth", "refused"),
-        arguments=("config.py", "bad.pth"),
-        spoil=lambda folder: (folder / "bad.pth").write_bytes(pickle.dumps(Malicious(), 2)),
-        **TESTING,
-    ),
-    "resume-malicious": Case(
-        ("bad.pth", "refused"), arguments=("config.py", "--resume", "bad.pth"), spoil=save_malicious
-    ),
-    "load-from-malicious": Case(
-        ("bad.pth", "refused"),
-        arguments=("config.py", "--cfg-options", "load_from=bad.pth"),
-        spoil=save_malicious,
-    ),
-    "pretrained-malicious": Case(
-        ("bad.pth", "refused"),
-        config='model["backbone"]["init_cfg"] = dict(type="Pretrained", checkpoint="bad.pth")\n',
-        spoil=save_malicious,
-    ),
-    "load-from-unreachable": Case(
-        (f"{UNREACHABLE}/x.pth", "refused", "give its path"),
-        arguments=("config.py", "--cfg-options", f"load_from={UNREACHABLE}/x.pth"),
-    ),
-    "checkpoint-unreachable": Case(
-        (f"{UNREACHABLE}/x.pth", "refused", "give its path"),
-        arguments=("config.py", f"{UNREACHABLE}/x.pth"),
-        **TESTING,
-    ),
-    "pretrained-unreachable": Case(
-        (f"{UNREACHABLE}/y.pth", "init_cfg.checkpoint=PATH", "model.backbone.init_cfg=None"),
-        config='model["backbone"]["init_cfg"] = '
-        f'dict(type="Pretrained", checkpoint="{UNREACHABLE}/y.pth")\n',
-    ),
-    "resume-missing": Case(
-        ("nowhere.pth", "does not exist"), arguments=("config.py", "--resume", "nowhere.pth")
-    ),
+    "checkpoint-malicious": Case("test det.py bad.pth", ("bad.pth", "refused")),
+    "checkpoint-malicious-pickle": Case("test det.py pickle.pth", ("pickle.pth", "refused")),
+    "checkpoint-unreachable": Case(f"test det.py {URL}", (URL, "refused", "give its path")),
+    "resume-malicious": Case("train det.py --resume bad.pth", ("bad.pth", "refused")),
+    "resume-missing": Case("train det.py --resume nowhere.pth", ("nowhere.pth", "not exist")),
     "resume-weights-alone": Case(
-        ("good.pth", "not with --resume"), arguments=("config.py", "--resume", "good.pth")
+        "train det.py --resume good.pth", ("good.pth", "not with --resume")
     ),
     "resume-all-damaged": Case(
+        "train det.py --work-dir work --resume",
         ("none of the checkpoints", "work"),
-        arguments=("config.py", "--work-dir", "work", "--resume"),
-        spoil=rewrite("work/epoch_1.pth", b"PK\x03\x04 cut off"),
+        spoil=rewrite("work/epoch_1.pth", "PK\x03\x04 cut off"),
+    ),
+    "load-from-malicious": Case(
+        "train det.py --cfg-options load_from=bad.pth", ("bad.pth", "refused")
+    ),
+    "load-from-unreachable": Case(
+        f"train det.py --cfg-options load_from={URL}", (URL, "refused", "give its path")
     ),
     "load-from-another-model": Case(
-        ("good.pth", "does not fit this model"),
-        family="segmentor",
-        arguments=("config.py", "--cfg-options", "load_from=good.pth"),
+        "train seg.py --cfg-options load_from=good.pth", ("good.pth", "does not fit this model")
+    ),
+    "pretrained-malicious": part(
+        "bad.pth | refused",
+        'model["backbone"]["init_cfg"] = dict(type="Pretrained", checkpoint="bad.pth")',
+    ),
+    "pretrained-unreachable": part(
+        f"{URL} | init_cfg.checkpoint=PATH | model.backbone.init_cfg=None",
+        f'model["backbone"]["init_cfg"] = dict(type="Pretrained", checkpoint="{URL}")',
     ),
 }
-
 
 FOUND_LATE = {
-    "neck-has-too-few-outputs": Case(
-        ("building the model", "config.py"), config='model["neck"]["num_outs"] = 3\n'
+    "type-left-out": part("building the model | det.py", 'del model["neck"]["type"]'),
+    "key-of-neck-left-out": part("building the model | det.py", 'del model["neck"]["num_outs"]'),
+    "key-handed-on-to-nobody": part(
+        "building the model | det.py", 'model["roi_head"]["bbox_head"]["colour"] = 1'
     ),
-    "pipeline-step-refuses": Case(
-        ("building a data set",), config='train_pipeline[3]["prob"] = 1.5\n'
+    "pipeline-step-refuses": part("building a data set", 'train_pipeline[3]["prob"] = 1.5'),
+    "workers-that-persist-without-workers": Case(
+        "train det.py --cfg-options train_dataloader.num_workers=0", ("building a data set",)
     ),
-    "key-handed-on-to-nobody": Case(
-        ("building the model", "config.py"),
-        config='model["roi_head"]["bbox_head"]["colour"] = 1\n',
+    "learning-rate-is-text": Case(
+        "train det.py --cfg-options optim_wrapper.optimizer.lr=fast", ("training det.py",)
     ),
 }
+
+SENTENCES = {**COMMAND_LINE, **CONFIGS, **PARTS, **DATA, **CHECKPOINTS}
 
 
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory) -> Path:
-    """The folder that each case works on a copy of."""
+    """The directory that each case works on a copy of."""
     from mmdet.registry import MODELS
     from mmengine.config import Config
     from mmengine.registry import init_default_scope
 
-    folder = tmp_path_factory.mktemp("prepared")
-    draw_data(folder / "data")
-    config = Config.fromfile(write_config("detector", Path("data"), folder / "detector.py"))
+    directory = tmp_path_factory.mktemp("prepared")
+    draw_data(directory / "data")
+    config = Config.fromfile(write_config("detector", Path("data"), directory / "detector.py"))
     init_default_scope("mmdet")
     model = MODELS.build(config.model)
-    torch.save(dict(meta={}, state_dict=model.state_dict()), folder / "good.pth")
-    (folder / "work").mkdir()
-    shutil.copy(folder / "good.pth", folder / "work" / "epoch_1.pth")
-    (folder / "work" / "last_checkpoint").write_text("work/epoch_1.pth")
-    return folder
+    torch.save(dict(meta={}, state_dict=model.state_dict()), directory / "good.pth")
+    (directory / "work").mkdir()
+    shutil.copy(directory / "good.pth", directory / "work" / "epoch_1.pth")
+    (directory / "work" / "last_checkpoint").write_text("work/epoch_1.pth")
+    whole = (directory / "good.pth").read_bytes()
+    (directory / "half.pth").write_bytes(whole[: len(whole) // 2])
+    (directory / "text.pth").write_text("not a checkpoint")
+    torch.save(torch.zeros(1), directory / "tensor.pth")
+    torch.save(dict(meta=dict(epoch=1, iter=1), bad=Malicious()), directory / "bad.pth")
+    (directory / "pickle.pth").write_bytes(pickle.dumps(Malicious(), 2))
+    return directory
 
 
-def contents(folder: Path) -> dict[str, bytes]:
-    return {str(path): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+def contents(directory: Path) -> dict[str, bytes]:
+    files = (path for path in directory.rglob("*") if path.is_file())
+    return {str(path): path.read_bytes() for path in files}
 
 
-@pytest.mark.parametrize("name", [*TOOLS, *FOUND_LATE])
+@pytest.mark.parametrize("name", [*SENTENCES, *FOUND_LATE])
 def test_tools(name, zygote, prepared, tmp_path):
     late = name in FOUND_LATE
-    case = FOUND_LATE[name] if late else TOOLS[name]
-    folder = tmp_path / "folder"
-    shutil.copytree(prepared, folder)
-    write_config(case.family, Path("data"), folder / "config.py", case.config)
+    case = FOUND_LATE[name] if late else SENTENCES[name]
+    directory = tmp_path / "directory"
+    shutil.copytree(prepared, directory)
+    for family, file in (("detector", "det.py"), ("segmentor", "seg.py")):
+        write_config(family, Path("data"), directory / file, case.config)
     if case.spoil is not None:
-        case.spoil(folder)
-    before = contents(folder)
+        case.spoil(directory)
+    before = contents(directory)
 
-    result = zygote.run(case.script, *case.arguments, cwd=folder, env=case.env)
+    tool, *arguments = shlex.split(case.command)
+    script = TRAIN if tool == "train" else TEST
+    env = dict(CUDA_VISIBLE_DEVICES="")
+    result = zygote.run(script, *arguments, cwd=directory, env=env)
 
     errors = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
     assert result.status == (1 if late else 2), result.stderr
     assert ("Traceback" in result.stderr + result.stdout) == late
     assert len(errors) == 1, result.stderr
     assert [part for part in case.says if part.lower() not in errors[0].lower()] == [], errors[0]
-    after = contents(folder)
+    after = contents(directory)
     assert {path: after.get(path) for path in before} == before
-    assert not (folder / "run-by-the-checkpoint").exists()
+    assert not (directory / "run-by-the-checkpoint").exists()
 
 
-FEATURE = torch.zeros(1, 16, 4, 4)
-LIBRARY = {
-    "unknown-key": (lambda: build_upsampler(dict(type="DySample", group=4), 16), "group"),
-    "unknown-type": (lambda: build_upsampler(dict(type="DySampel"), 16), "DySample"),
-    "no-type": (lambda: build_upsampler(dict(groups=4), 16), "type"),
-    "no-dict": (lambda: build_upsampler("DySample", 16), "dict"),
-    "place-contradicted": (
-        lambda: build_upsampler(dict(type="DySample", in_channels=8), 16),
-        "in_channels",
-    ),
-    "groups-do-not-divide": (lambda: DySample(16, groups=5), "groups"),
-    "groups-zero": (lambda: DySample(16, groups=0), "groups"),
-    "scale-zero": (lambda: DySample(16, 0), "scale_factor"),
-    "scale-fraction": (lambda: Bilinear(16, 1.5), "scale_factor"),
-    "channels-zero": (lambda: DySample(0), "in_channels"),
-    "wrong-channels": (lambda: DySample(16)(torch.zeros(1, 8, 4, 4)), "16"),
-    "wrong-rank": (lambda: DySample(16)(torch.zeros(16, 4, 4)), "16, 4, 4"),
-    "wrong-dtype": (lambda: DySample(16)(torch.zeros(1, 16, 4, 4, dtype=torch.int64)), "int64"),
-    "size-too-large": (lambda: DySample(16)(FEATURE, size=(10, 8)), "10"),
-    "size-too-small": (lambda: DySample(16)(FEATURE, size=(6, 8)), "6"),
-    "guide-of-another-batch": (lambda: DySample(16)(FEATURE, torch.zeros(2, 16, 8, 8)), "guide"),
-    "guide-of-another-size": (lambda: DySample(16)(FEATURE, torch.zeros(1, 16, 12, 12)), "12"),
-}
+def test_the_table_is_long_enough():
+    assert len(SENTENCES) >= 60
 
 
-@pytest.mark.parametrize("name", LIBRARY)
-def test_library(name):
-    call, named = LIBRARY[name]
-    with pytest.raises((ValueError, TypeError)) as caught:
-        call()
-    message = str(caught.value)
-    assert named in message
-    assert "\n" not in message.strip()
+@pytest.mark.slow
+@pytest.mark.parametrize("command", ["train.py nowhere.py", "test.py --tta"])
+def test_in_a_process_that_has_imported_nothing(command, tmp_path):
+    tool, *arguments = command.split()
+    result = subprocess.run(
+        [sys.executable, ROOT / "tools" / tool, *arguments],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+    )
+    assert result.returncode == 2
+    assert result.stderr.startswith("error: ") and result.stderr.count("\n") == 1, result.stderr
+    assert list(tmp_path.iterdir()) == []

@@ -19,8 +19,8 @@ pytestmark = pytest.mark.skipif(
 ROOT = Path(__file__).resolve().parents[2]
 
 # Notes every call. FAIL_AT and HANG_AT are parts of the call that fails, or that hangs. Asked what
-# mmcv is to be compiled against, it answers for a torch that the lines in TORCH define. Settings that
-# lead pip or Python elsewhere must not come to it.
+# mmcv is to be compiled against, it answers for a torch that the lines in TORCH define. Settings
+# that lead pip or Python elsewhere must not come to it.
 FAKE_PYTHON = """#!/usr/bin/env bash
 echo "$* FORCE_CUDA=${FORCE_CUDA:-}" >>"$CALLS"
 if [[ -n ${PIP_USER:-}${PYTHONPATH:-} || -n ${FAIL_AT:-} && $* == *$FAIL_AT* ]]; then

@@ -28,7 +28,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from mmdysample import Upsampler
 from mmdysample.engine.config import load_config
 from mmdysample.engine.errors import ArgumentParser, UserError, doing, run_tool
-from mmdysample.engine.families import family_of
+from mmdysample.engine.families import import_family
 
 PUBLISHED = Path(__file__).resolve().parents[1] / "model_zoo/published"
 DETECTION_SIZE = (800, 1344)  # 800x1333, padded to a multiple of 32
@@ -118,7 +118,7 @@ def read_published() -> dict[str, list[Published]]:
 def measure(path: str, shape: list[int] | None, published: dict[str, list[Published]]) -> list[Row]:
     """The rows of one config: one for each published table that has it, else one."""
     cfg = load_config(path, None, ("model",))
-    family_of(cfg).prepare()
+    import_family(cfg)
     with (
         doing(f"building the model of {path}"),
         DefaultScope.overwrite_default_scope(cfg.default_scope),

@@ -29,7 +29,7 @@ from mmengine.registry import DATASETS, init_default_scope
 
 from mmdysample.engine.config import load_config
 from mmdysample.engine.errors import ArgumentParser, UserError, run_tool
-from mmdysample.engine.families import family_of
+from mmdysample.engine.families import import_family
 from mmdysample.inference import check_figure_path, load_model, predict, read_image
 
 Color = tuple[float, float, float]
@@ -82,7 +82,7 @@ def load(path: str, data_root: str | None) -> Config:
 
 def test_samples(cfg: Config, count: int) -> tuple[list[dict], Classes]:
     """``count`` samples from all over the test set, loaded as for testing, and its classes."""
-    family_of(cfg).prepare()
+    import_family(cfg)
     init_default_scope(cfg.default_scope)
     root = cfg.test_dataloader.dataset.get("data_root")
     if root and not os.path.isdir(root):

@@ -9,10 +9,8 @@ from mmdysample.engine.checks.parts import check_parts
 from mmdysample.engine.checks.settings import (
     check_batches,
     check_metrics,
-    check_panopticapi,
-    check_save_best,
-    check_settings,
     check_top_level,
+    check_whole_numbers,
 )
 
 __all__ = [
@@ -20,8 +18,8 @@ __all__ = [
     "TRAINING",
     "check_batches",
     "check_config",
-    "check_settings",
     "check_top_level",
+    "check_whole_numbers",
 ]
 
 _BOTH = ("model", "default_hooks", "custom_hooks", "visualizer", "log_processor")
@@ -40,8 +38,5 @@ def check_config(cfg: Config, used: tuple[str, ...]) -> None:
         UserError: what is wrong first, and what would be accepted.
     """
     parts = check_parts(cfg, used)
-    check_panopticapi(parts)
     check_classes(parts)
-    check_metrics(parts)
-    if "val_evaluator" in used:
-        check_save_best(cfg, parts)
+    check_metrics(cfg, parts)

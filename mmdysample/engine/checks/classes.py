@@ -1,42 +1,37 @@
-"""The heads of a model have the classes of the data sets that it is trained and tested on."""
+"""The heads of a model have as many classes as the data sets that it is trained and tested on."""
 
 from __future__ import annotations
 
 import inspect
 
-from mmdysample.engine.checks.parts import DATASET, KNOWN_PACKAGES, Part, package_of
+from mmengine.dataset import BaseDataset
+
+from mmdysample.engine.checks.parts import KNOWN_PACKAGES, Part, package_of
 from mmdysample.errors import UserError
 
-# Heads that classify what the data set's classes name; not proposals, boundaries or identities.
+# Heads that classify what the data set's classes name; not proposals or identities.
 HEADS = ("bbox_head", "mask_head", "panoptic_head", "decode_head", "auxiliary_head")
-BINARY = ("STDCHead", "SABLHead")
+# Finds boundaries.
+NO_CLASSES = "STDCHead"
+# Arguments of models whose classes are texts.
+OF_TEXTS = {"language_model", "text_encoder"}
 
 
 def check_classes(parts: list[Part]) -> None:
     """Raise UserError for a head whose number of classes is not that of every data set."""
-    if any(part.place == "model" and "language_model" in part.settings for part in parts):
-        return  # classes are texts
+    if any(OF_TEXTS & part.settings.keys() for part in parts):
+        return
     heads = [part for part in parts if _is_head(part)]
     for dataset in parts:
-        if dataset.kind is not DATASET or {"dataset", "datasets"} & dataset.settings.keys():
-            continue
-        if any(base.__name__ == "BaseVideoDataset" for base in inspect.getmro(dataset.cls)):
-            continue  # of more classes than a tracker follows
-        own = dataset.settings.get("metainfo") or {}
-        metainfo = {**(getattr(dataset.cls, "METAINFO", None) or {}), **own}
-        if "classes" in own and "thing_classes" in metainfo and "thing_classes" not in own:
-            continue  # the file says which of them are things
-        names = metainfo.get("classes")
-        if not isinstance(names, (list, tuple)):
-            continue  # unknown before the data set is loaded
-        things, stuff = metainfo.get("thing_classes"), metainfo.get("stuff_classes")
-        for head in heads:
-            wanted = dict(
-                num_classes=len(names if things is None else things),
-                num_things_classes=len(names if things is None else things),
-                num_stuff_classes=len(stuff or ()),
-            )
-            _check_head(head, wanted, f"{dataset.place} ({dataset.cls.__name__})")
+        names = _class_names(dataset)
+        for head in heads if names is not None else ():
+            number = head.get("num_classes")
+            if isinstance(number, int) and number != len(names):
+                raise UserError(
+                    f"{head.place}.num_classes is {number}, but {dataset.place} "
+                    f"({dataset.cls.__name__}) has {len(names)} classes: set "
+                    f"num_classes={len(names)}"
+                )
 
 
 def _is_head(part: Part) -> bool:
@@ -44,33 +39,23 @@ def _is_head(part: Part) -> bool:
     return (
         keys[0] == "model"
         and keys[-1] in HEADS
-        and "rpn_head" not in keys
         and package_of(part.cls) in KNOWN_PACKAGES
-        and part.cls.__name__ not in BINARY
+        and part.cls.__name__ != NO_CLASSES
         and not part.settings.get("class_agnostic")
     )
 
 
-def _check_head(head: Part, wanted: dict[str, int], dataset: str) -> None:
-    given = {name: head.settings.get(name, _default(head.cls, name)) for name in wanted}
-    # Heads of panoptic models count both kinds, unless they are told one number.
-    if "num_classes" in head.settings or given["num_things_classes"] is None:
-        given = dict(num_classes=given["num_classes"])
-    else:
-        del given["num_classes"]
-    for name, number in given.items():
-        if number is not None and number != wanted[name]:
-            what = name.removeprefix("num_").replace("_", " ")  # "stuff classes"
-            raise UserError(
-                f"{head.place}.{name} is {number}, but {dataset} has {wanted[name]} {what}: "
-                f"set {name}={wanted[name]}"
-            )
-
-
-def _default(cls: type, name: str) -> int | None:
-    for base in cls.__mro__[:-1]:
-        if "__init__" in vars(base):
-            parameter = inspect.signature(vars(base)["__init__"]).parameters.get(name)
-            if parameter is not None:
-                return parameter.default if isinstance(parameter.default, int) else None
-    return None
+def _class_names(part: Part) -> list | tuple | None:
+    """The classes of a data set that heads tell apart, None if it is not known before it loads."""
+    if not inspect.isclass(part.cls) or not issubclass(part.cls, BaseDataset):
+        return None
+    if any(base.__name__ == "BaseVideoDataset" for base in part.cls.__mro__):
+        return None  # of more classes than a tracker follows
+    own = part.settings.get("metainfo") or {}
+    metainfo = {**part.cls.METAINFO, **own}
+    # Panoptic: the countable ones. If only all are named, the annotation file says which those are.
+    key = "thing_classes" if "thing_classes" in metainfo else "classes"
+    if "classes" in own and key not in own:
+        return None
+    names = metainfo.get(key)
+    return names if isinstance(names, (list, tuple)) else None

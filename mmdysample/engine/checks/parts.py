@@ -1,7 +1,7 @@
-"""Every part of a config has a type that is registered, and keys that its class takes.
+"""Every ``type`` in a config names something, and its other keys are arguments of what it names.
 
-A part is a dict with a ``type``. What cannot be decided before it is built, such as the keys of a
-class that hands its ``**kwargs`` on to nobody knows where, is let pass.
+A part is a dict with a ``type``. What cannot be decided before it is built is let pass, such as
+keys of a class that hands its ``**kwargs`` on to where nobody knows: building it raises then.
 """
 
 from __future__ import annotations
@@ -9,113 +9,48 @@ from __future__ import annotations
 import difflib
 import importlib
 import inspect
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from importlib.util import find_spec
 from typing import Any, NamedTuple
 
-import mmcv.ops
-from mmengine import registry as registries
+from mmengine import registry
 from mmengine.config import Config
-from mmengine.registry import Registry
+from mmengine.optim import OptimWrapper
+from torch.utils.data import DataLoader
 
+from mmdysample.engine.lookup import class_of
 from mmdysample.errors import UserError
 from mmdysample.registry import did_you_mean, list_upsamplers
 
-HOSTS = ("mmdysample.mmdet", "mmdysample.mmseg")
 FAMILIES = ("mmdet", "mmseg")
-# These build what their classes are given with the registries.
+# Their classes build what they are given from the registries; others may do with it as they like.
 KNOWN_PACKAGES = ("mmdysample", "mmcv", "mmdet", "mmengine", "mmseg", "torch")
-# mmcv's builders of layers, activations and normalisations have keys of their own.
-LAYERS = ("mmcv", "mmengine", "torch")
-# What differs so little from an accepted name is a slip of the pen.
-A_SLIP = 0.85
-# Pixel decoders that a head puts in place, since it has to build upstream's first.
-OF_THE_HEAD = ("UpsamplePixelDecoder", "UpsampleTransformerEncoderPixelDecoder")
-_OF_THE_HEAD_INSTEAD = (
-    "given to its head: write type='UpsampleMaskFormerHead' and upsample_cfg there, and leave the "
-    "pixel_decoder as upstream has it"
+REGISTRIES = (
+    *(registry.MODELS, registry.TASK_UTILS, registry.WEIGHT_INITIALIZERS),
+    *(registry.TRANSFORMS, registry.DATASETS, registry.DATA_SAMPLERS),
+    *(registry.METRICS, registry.EVALUATOR, registry.LOOPS, registry.HOOKS),
+    *(registry.OPTIM_WRAPPERS, registry.OPTIMIZERS, registry.PARAM_SCHEDULERS),
+    *(registry.VISUALIZERS, registry.VISBACKENDS, registry.LOG_PROCESSORS),
 )
 LOADERS = ("train_dataloader", "val_dataloader", "test_dataloader")
-
-
-class Kind(NamedTuple):
-    """What is known of the parts at a place of a config."""
-
-    registry: Registry | None
-    #: arguments that are added to the config's when the part is built; None if that is not known
-    given: tuple[str, ...] | None = ()
-    #: keys that are taken out before the part is built
-    taken_out: tuple[str, ...] = ()
-    #: whether the type may be left out
-    typed: bool = True
-
-
-INNER = Kind(None, given=None, typed=False)
-MODEL = Kind(registries.MODELS)
-HEAD = Kind(registries.MODELS, given=None)
-DATASET = Kind(registries.DATASETS)
-TRANSFORM = Kind(registries.TRANSFORMS)
-SAMPLER = Kind(registries.DATA_SAMPLERS, given=None)
-METRIC = Kind(registries.METRICS)
-EVALUATOR = Kind(registries.EVALUATOR, typed=False)
-HOOK = Kind(registries.HOOKS, taken_out=("priority",))
-LOOP = Kind(registries.LOOPS, given=None, taken_out=("by_epoch",), typed=False)
-OPTIMIZER = Kind(registries.OPTIMIZERS, given=("params",))
-OPTIM_WRAPPER = Kind(
-    registries.OPTIM_WRAPPERS,
-    given=None,
-    taken_out=("constructor", "paramwise_cfg"),
-    typed=False,
+# What stands under these keys is built from a registry as it stands. Elsewhere a type may be
+# something else, such as a function of mmcv, and some keys may be for the class around it: there
+# only a misspelt name is refused.
+_BUILT = (
+    *("model", "backbone", "neck", "rpn_head", "roi_head", "bbox_head", "mask_head"),
+    *("decode_head", "auxiliary_head", "dataset", "pipeline", "sampler"),
+    *("optim_wrapper", "optimizer", "param_scheduler", "custom_hooks", "visualizer"),
+    *("train_cfg", "val_cfg", "test_cfg", "val_evaluator", "test_evaluator", *LOADERS),
 )
-SCHEDULER = Kind(
-    registries.PARAM_SCHEDULERS, given=("optimizer",), taken_out=("convert_to_iter_based",)
-)
-VISUALIZER = Kind(registries.VISUALIZERS, typed=False)
-BACKEND = Kind(registries.VISBACKENDS, given=None)
-INITIALIZER = Kind(registries.WEIGHT_INITIALIZERS, given=None, typed=False)
-
-# Kinds of the parts at the top of a config and of those below, by their keys.
-TOP = {
-    "model": MODEL,
-    "default_hooks": HOOK,
-    "custom_hooks": HOOK,
-    "visualizer": VISUALIZER,
-    "log_processor": Kind(registries.LOG_PROCESSORS, typed=False),
-    "optim_wrapper": OPTIM_WRAPPER,
-    "param_scheduler": SCHEDULER,
-    "train_cfg": LOOP,
-    "val_cfg": LOOP,
-    "test_cfg": LOOP,
-    "val_evaluator": METRIC,
-    "test_evaluator": METRIC,
+# What is built where no type is given.
+_DEFAULTS = {**dict.fromkeys(LOADERS, DataLoader), "optim_wrapper": OptimWrapper}
+# Keys that are taken out before a class gets the others.
+_OF_BUILDERS = {
+    *("type", "_scope_", "priority", "by_epoch", "constructor", "paramwise_cfg"),
+    *("convert_to_iter_based", "dataset", "num_batch_per_epoch"),
 }
-LOADER = {
-    "dataset": DATASET,
-    "datasets": DATASET,
-    "pipeline": TRANSFORM,
-    "sampler": SAMPLER,
-    "batch_sampler": SAMPLER,
-}
-BELOW = {
-    "model": {
-        "backbone": MODEL,
-        "neck": MODEL,
-        "decode_head": HEAD,
-        "bbox_head": HEAD,
-        "init_cfg": INITIALIZER,
-        "rpn_head": HEAD,
-        "roi_head": HEAD,
-    },
-    "optim_wrapper": {"optimizer": OPTIMIZER},
-    "visualizer": {"vis_backends": BACKEND},
-    **{loader: LOADER for loader in LOADERS},
-}
-BELOW_MODEL = {"init_cfg": INITIALIZER}
-_REGISTRIES = (
-    *(registries.MODELS, registries.TASK_UTILS, registries.WEIGHT_INITIALIZERS),
-    *(registries.TRANSFORMS, registries.DATASETS, registries.DATA_SAMPLERS, registries.METRICS),
-    *(registries.HOOKS, registries.OPTIMIZERS, registries.VISUALIZERS, registries.VISBACKENDS),
-)
+# How alike two names are of which one is a misspelling of the other.
+MISSPELT = 0.85
 
 
 class Part(NamedTuple):
@@ -125,224 +60,157 @@ class Part(NamedTuple):
     place: str
     settings: Mapping
     cls: Any
-    kind: Kind
+
+    def get(self, name: str) -> Any:
+        """The value of an argument: the config's, else the default of the class, else None."""
+        return self.settings.get(name, arguments(self.cls)[0].get(name))
 
 
 def check_parts(cfg: Config, tops: Iterable[str]) -> list[Part]:
     """Check the parts below the keys ``tops`` of a config and return them.
 
     Raises:
-        UserError: a type is missing or not registered, or a part has a key that its class does not
-            take or lacks one that it needs.
+        UserError: a type names nothing, or a part has a key that its class does not take.
     """
-    scope = cfg.get("default_scope")
-    found = [part for top in tops for part in _parts_of(top, cfg.get(top), scope)]
-    for part in found:
-        _check_upsampler(part, scope)
-        _check_keys(part)
+    found = []
+    for top in tops:
+        for part in _parts(top, cfg.get(top), cfg.get("default_scope")):
+            _check_upsampler(part)
+            _check_keys(part)
+            found.append(part)
     return found
 
 
-def _parts_of(top: str, value: Any, scope: str | None) -> Iterator[Part]:
-    kind = TOP.get(top, INNER)
-    if top == "default_hooks":
-        for name, hook in (value or {}).items():
-            yield from _parts(f"{top}.{name}", hook, kind, BELOW.get(top, {}), scope)
-        return
-    if isinstance(value, Mapping):
-        if top.endswith("_evaluator") and "metrics" in value:
-            kind = EVALUATOR
-        elif top == "param_scheduler" and "type" not in value:
-            kind = INNER  # those of several optimizers
-    yield from _parts(top, value, kind, BELOW.get(top, {}), scope)
-
-
-def _parts(
-    place: str,
-    value: Any,
-    kind: Kind,
-    below: Mapping[str, Kind],
-    scope: str | None,
-    known: bool = True,
-) -> Iterator[Part]:
+def _parts(place: str, value: Any, scope: str | None, known: bool = True) -> Iterator[Part]:
     """The parts in ``value``, outermost first.
 
-    ``known``: whether the class that gets ``value`` is of a package that builds its parts from the
-    registries.
+    Args:
+        place: where ``value`` stands in the config.
+        value: anything that a config can hold.
+        scope: where types are looked up first.
+        known: whether the class that gets ``value`` builds its parts from the registries.
     """
+    inner: Iterable[tuple[str, Any]] = ()
     if isinstance(value, (list, tuple)):
-        for index, one in enumerate(value):
-            yield from _parts(f"{place}[{index}]", one, kind, below, scope, known)
-    if not isinstance(value, Mapping):
-        return
-    scope = value.get("_scope_") or scope
-    if "type" in value:
-        cls = _class_of(value["type"], kind, scope)
-        if cls is None and known:
-            _refuse_unknown(place, value["type"], kind, scope)
-        yield Part(place, value, cls, kind)
-        known = package_of(cls) in KNOWN_PACKAGES and cls.__name__ != "Albu"
-    elif kind.typed:
-        keys = ", ".join(map(str, value)) or "none"
-        raise UserError(f"{place} in the config has no 'type'; its keys are: {keys}")
-    deeper = BELOW_MODEL if below is BELOW["model"] else below
-    for key, one in value.items():
-        yield from _parts(f"{place}.{key}", one, below.get(key, INNER), deeper, scope, known)
+        inner = [(f"{place}[{index}]", one) for index, one in enumerate(value)]
+    elif isinstance(value, Mapping):
+        inner = [(f"{place}.{key}", one) for key, one in value.items()]
+        scope = value.get("_scope_") or scope
+        cls = _find(value["type"], scope) if "type" in value else _DEFAULTS.get(place)
+        if cls is not None:
+            yield Part(place, value, cls)
+        if "type" in value:
+            if cls is None and known:
+                _refuse_unknown(place, value["type"], scope)
+            known = package_of(cls) in KNOWN_PACKAGES
+    for inner_place, one in inner:
+        yield from _parts(inner_place, one, scope, known)
 
 
-def _class_of(name: Any, kind: Kind, scope: str | None) -> Any:
-    """What a type names; None if nothing."""
-    if not isinstance(name, str):
-        return name
-    for registry in _REGISTRIES if kind.registry is None else (kind.registry,):
-        with registry.switch_scope_and_registry(scope) as here:
-            try:
-                found = here.get(name)
-            except RuntimeError:  # so says mmengine of some unknown names
-                found = None
-        if found is not None:
-            return found
-    return None
+def _find(kind: Any, scope: str | None) -> Any:
+    """What a type names in any registry, None if nothing."""
+    classes = (class_of(each, kind, scope) for each in REGISTRIES)
+    return next((cls for cls in classes if cls is not None), None)
 
 
-def _refuse_unknown(place: str, name: str, kind: Kind, scope: str | None) -> None:
-    """Raise UserError for a type that is not registered, unless it may be something else.
-
-    Inside of a model a type may be a function of mmcv, or what the class around it makes of it:
-    there only what was clearly meant for a registry is refused.
-    """
-    siblings = [f"{home}.{name}" for home in FAMILIES if home != scope and "." not in name]
-    for sibling in siblings:
-        if _class_of(sibling, kind, scope) is not None:
+def _refuse_unknown(place: str, name: str, scope: str | None) -> None:
+    """Raise UserError for a type that is in no registry, unless it may be something else."""
+    for family in FAMILIES:
+        if "." not in name and family != scope and _find(f"{family}.{name}", scope) is not None:
             raise UserError(
-                f"{place}: {name!r} belongs to {sibling.partition('.')[0]}: write type={sibling!r},"
-                f" unless default_scope of the config, {scope!r}, is wrong"
+                f"{place}: {name!r} belongs to {family}: write type='{family}.{name}', unless "
+                f"default_scope of the config, {scope!r}, is wrong"
             )
-    if name in {host.__name__ for host in our_hosts()}.union(list_upsamplers()):
-        # Looked up again, now that our hosts are imported.
-        known = [one for one in (name, *siblings) if _class_of(one, kind, scope) is not None]
-        prefixed = known and known[0] != name
+    if name in list_upsamplers() or name in {host.__name__ for host in _hosts()}:
         raise UserError(
             f"{place}: {name!r} is not imported: add custom_imports = dict(imports="
             f"['mmdysample.{scope}'], allow_failed_imports=False) to the config"
-            + (f" and write type={known[0]!r}" if prefixed else "")
         )
-    if name.partition(".")[2] in OF_THE_HEAD or name in OF_THE_HEAD:
-        raise UserError(f"{place}: {name!r} is {_OF_THE_HEAD_INSTEAD}")
     package = name.partition(".")[0]
     if package != name and find_spec(package) is None:
         raise UserError(f"{place}: {name!r} needs the package {package}, which is not installed")
     names: set[str] = set()
-    for registry in _REGISTRIES if kind.registry is None else (kind.registry,):
-        with registry.switch_scope_and_registry(scope) as here:
-            names.update(here.module_dict, registry.module_dict)
-    if kind.registry is None and (hasattr(mmcv.ops, name) or not _slip(name, names)):
-        return
-    what = "" if kind.registry is None else f" among the {kind.registry.name}s"
-    raise UserError(f"{place}: type {name!r} is not registered{what}{did_you_mean(name, names)}")
+    for each in REGISTRIES:
+        with each.switch_scope_and_registry(scope) as scoped:
+            names.update(scoped.module_dict, each.module_dict)
+    if _is_built(place) or is_misspelt(name, names):
+        raise UserError(f"{place}: type {name!r} is not registered{did_you_mean(name, names)}")
 
 
-def _slip(name: str, known: Iterable[str]) -> bool:
-    return bool(difflib.get_close_matches(name, known, n=1, cutoff=A_SLIP))
+def _is_built(place: str) -> bool:
+    """Whether what stands at a place is built as it stands, and from a registry."""
+    return place.rpartition(".")[2].partition("[")[0] in _BUILT
 
 
-def our_hosts() -> list[type]:
-    """The classes of ours that a config can name, as far as what they need is installed."""
-    found = []
-    for name in HOSTS:
-        try:
-            module = importlib.import_module(name)
-        except ImportError:
-            continue
-        found += [getattr(module, host) for host in module.__all__]
-    return found
+def is_misspelt(name: str, known: Iterable[str]) -> bool:
+    """Whether a name is all but one of the known ones."""
+    return bool(difflib.get_close_matches(name, known, n=1, cutoff=MISSPELT))
 
 
 def package_of(cls: Any) -> str:
+    """The name of the package that a class is defined in."""
     return str(getattr(cls, "__module__", "")).partition(".")[0]
 
 
-def _check_upsampler(part: Part, scope: str | None) -> None:
+def _hosts() -> list[type]:
+    """The classes that give a model our upsamplers, as far as what they need is installed."""
+    found = []
+    for family in FAMILIES:
+        if find_spec(family) is not None:
+            module = importlib.import_module(f"mmdysample.{family}")
+            found += [getattr(module, name) for name in module.__all__]
+    return [cls for cls in found if "upsample_cfg" in arguments(cls)[0]]
+
+
+def _check_upsampler(part: Part) -> None:
     """Many of upstream's classes take an ``upsample_cfg`` that means something else."""
     upsampler = part.settings.get("upsample_cfg")
-    kind = upsampler.get("type") if isinstance(upsampler, Mapping) else None
-    ours = kind in list_upsamplers()
-    if not ours or package_of(part.cls) in ("mmdysample", "") or not inspect.isclass(part.cls):
+    name = upsampler.get("type") if isinstance(upsampler, Mapping) else None
+    if name not in list_upsamplers() or package_of(part.cls) not in FAMILIES:
         return
-    if any(package_of(base) == "mmdysample" for base in part.cls.__mro__):
-        return
-    if package_of(part.cls) not in KNOWN_PACKAGES:
-        return
-    if f"Upsample{part.cls.__name__}" in OF_THE_HEAD:
-        raise UserError(f"{part.place}: the upsampler of a MaskFormer is {_OF_THE_HEAD_INSTEAD}")
-    hosts = [host for host in our_hosts() if part.cls in host.__mro__]
-    takes = [host for host in our_hosts() if "upsample_cfg" in _arguments(host)[0]]
-    names = " or ".join(_name(host, scope) for host in hosts or takes)
+    hosts = [host for host in _hosts() if part.cls in host.__mro__] or _hosts()
+    names = " or ".join(f"'{host.__module__.split('.')[1]}.{host.__name__}'" for host in hosts)
     raise UserError(
-        f"{part.place}: {part.cls.__name__} does not take the upsampler {kind!r} as upsample_cfg: "
+        f"{part.place}: {part.cls.__name__} does not take the upsampler {name!r} as upsample_cfg: "
         f"write type={names} in its place"
     )
 
 
-def _name(cls: type, scope: str | None) -> str:
-    """How a config of ``scope`` names a host of ours."""
-    home = cls.__module__.split(".")[1]
-    return repr(cls.__name__ if home == scope else f"{home}.{cls.__name__}")
-
-
 def _check_keys(part: Part) -> None:
-    layer = part.kind.registry is None and package_of(part.cls) in LAYERS
-    if layer or not callable(part.cls):
-        return
+    if package_of(part.cls) == "mmcv" and not _is_built(part.place):
+        return  # its builders of layers take keys of their own
     ours = package_of(part.cls) == "mmdysample"
-    taken, needed, others = _arguments(part.cls)
-    exact = not others and (ours or part.kind.given is not None)
-    accepted = taken.union(part.kind.taken_out, ("type", "_scope_"))
-    name = getattr(part.cls, "__name__", str(part.cls))
-    for key in part.settings:
-        cut_short = ours and any(known.startswith(f"{key}_") for known in taken)
-        if key not in accepted and (exact or cut_short or _slip(key, taken)):
+    taken, others = arguments(part.cls)
+    exact = not others and (ours or _is_built(part.place))
+    for key in part.settings.keys() - taken.keys() - _OF_BUILDERS:
+        cut_short = ours and any(name.startswith(f"{key}_") for name in taken)
+        if exact or cut_short or is_misspelt(key, taken):
+            name = getattr(part.cls, "__name__", str(part.cls))
             raise UserError(
                 f"{part.place}: {name} has no argument {key!r}{did_you_mean(key, taken)}"
             )
-    if part.kind.given is None:
-        return
-    missing = [key for key in needed if key not in part.settings and key not in part.kind.given]
-    if missing:
-        raise UserError(f"{part.place}: {name} needs {', '.join(map(repr, missing))}")
 
 
-def _arguments(cls: Callable) -> tuple[set[str], list[str], bool]:
-    """Names of the arguments that a class takes, of those that it needs, and may it take others?
+def arguments(cls: Any) -> tuple[dict[str, Any], bool]:
+    """The arguments that a class takes with their defaults, and whether it may take others.
 
-    ``**kwargs`` mostly go to the ``__init__`` that comes next, but may go elsewhere or nowhere.
-    Ours hand all of them on and give none themselves.
+    ``**kwargs`` mostly go to the ``__init__`` that comes next, but may go elsewhere or nowhere. In
+    classes of ours they all go there.
     """
-    if not inspect.isclass(cls):
-        return _of_signature(cls)
-    taken: set[str] = set()
-    needed: list[str] = []
+    functions = [cls]
+    if inspect.isclass(cls):
+        functions = [vars(base)["__init__"] for base in cls.__mro__ if "__init__" in vars(base)]
+    taken: dict[str, Any] = {}
     others = False
-    for number, base in enumerate(b for b in cls.__mro__[:-1] if "__init__" in vars(b)):
-        names, required, open_ended = _of_signature(vars(base)["__init__"])
-        if number == 0 or package_of(cls) == "mmdysample":
-            needed += required
-        taken |= names
-        if not open_ended:
+    for function in functions:
+        try:
+            parameters = inspect.signature(function).parameters.values()
+        except (ValueError, TypeError):  # one that is written in C
             break
-        others = others or package_of(base) != "mmdysample"
-    return taken, needed, others
-
-
-def _of_signature(function: Callable) -> tuple[set[str], list[str], bool]:
-    try:
-        parameters = inspect.signature(function).parameters.values()
-    except (ValueError, TypeError):  # one that is written in C
-        return set(), [], True
-    named = [p for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
-    needed = [p.name for p in named if p.default is p.empty and p.name != "self"]
-    return (
-        {p.name for p in named} - {"self"},
-        needed,
-        any(p.kind is p.VAR_KEYWORD for p in parameters),
-    )
+        for one in parameters:
+            if one.kind in (one.POSITIONAL_OR_KEYWORD, one.KEYWORD_ONLY) and one.name != "self":
+                taken.setdefault(one.name, None if one.default is one.empty else one.default)
+        if not any(one.kind is one.VAR_KEYWORD for one in parameters):
+            return taken, others
+        others = others or package_of(function) != "mmdysample"
+    return taken, True

@@ -1,19 +1,19 @@
-"""Settings of a wrong name, type or range, which mmengine hands on to where nothing says so."""
+"""Settings that mmengine takes without a word, and that go wrong or to waste only later."""
 
 from __future__ import annotations
 
 import difflib
 import inspect
-from collections.abc import Iterable, Mapping
-from importlib.util import find_spec
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from mmengine.config import Config
 from mmengine.dataset import DefaultSampler
+from mmengine.evaluator import BaseMetric
 from mmengine.runner import FlexibleRunner, Runner
 from torch.utils.data import DataLoader, RandomSampler, SequentialSampler
 
-from mmdysample.engine.checks.parts import A_SLIP, LOADERS, METRIC, Part, package_of
+from mmdysample.engine.checks.parts import LOADERS, MISSPELT, Part
 from mmdysample.errors import UserError
 from mmdysample.registry import did_you_mean
 
@@ -30,33 +30,49 @@ READ_KEYS = frozenset(
 )
 # Variables of OpenMMLab's own configs that resemble them.
 VARIABLES = ("train_pipeline", "val_pipeline", "test_pipeline")
-# Arguments of a DataLoader in a config that mmengine takes for itself.
-_OF_MMENGINE = ("dataset", "num_batch_per_epoch")
-_NEED_PANOPTICAPI = ("CocoPanopticMetric", "LoadPanopticAnnotations")
+# Whole numbers and the least that each can be.
+WHOLE_NUMBERS = {
+    **{f"{loader}.batch_size": 1 for loader in LOADERS},
+    **{f"{loader}.num_workers": 0 for loader in LOADERS},
+    **{f"train_cfg.{name}": 1 for name in ("max_epochs", "max_iters", "val_interval")},
+    "randomness.seed": 0,
+    # -1 is never, or all of them.
+    "default_hooks.checkpoint.interval": -1,
+    "default_hooks.checkpoint.max_keep_ckpts": -1,
+    "default_hooks.logger.interval": 1,
+}
+# What each of an IoUMetric's `iou_metrics` measures.
+OF_PIXELS = {
+    "mIoU": ("mIoU", "mAcc"),
+    "mDice": ("mDice", "mAcc"),
+    "mFscore": ("mFscore", "mPrecision", "mRecall"),
+}
 
 
 def check_top_level(cfg: Config, options: Iterable[str] = ()) -> None:
-    """Raise UserError for a key at the top that is a known one with a slip of the pen.
+    """Raise UserError for a key at the top that is a misspelt one.
 
-    A config may have other keys, which are its own variables; ``options``, keys of
-    ``--cfg-options``, may not: setting what nothing reads is a mistake.
+    A config may have other keys, which are its own variables. ``options``, the keys of
+    ``--cfg-options``, may not be among those: the config has used them already.
     """
     for option in options:
-        top = option.partition(".")[0]
-        if top not in cfg and top not in READ_KEYS:
-            raise UserError(
-                f"--cfg-options {option}: the config has no {top!r}"
-                f"{did_you_mean(top, READ_KEYS.union(cfg))}"
-            )
-        if top in cfg and top not in READ_KEYS:
-            places = [f"{place}{option[len(top) :]}" for place in _places_of(cfg, top)]
-            if places:
-                raise UserError(
-                    f"--cfg-options {option}: {top!r} is a variable, which the config has used "
-                    f"already: set {' and '.join(places)}"
-                )
+        top, dot, below = option.partition(".")
+        if top in READ_KEYS:
+            continue
+        if top not in cfg:
+            meant = did_you_mean(top, READ_KEYS.union(cfg))
+            raise UserError(f"--cfg-options {option}: the config has no {top!r}{meant}")
+        places = [
+            f"{place}{dot}{below}"
+            for key in READ_KEYS.intersection(cfg)
+            for place in _places(key, cfg[key], cfg[top])
+        ]
+        raise UserError(
+            f"--cfg-options {option}: {top!r} is a variable, which the config has used already: "
+            f"set {' and '.join(sorted(places)) or 'what it was used for'}"
+        )
     for key in sorted(set(cfg) - READ_KEYS.union(VARIABLES)):
-        close = difflib.get_close_matches(key, READ_KEYS, n=1, cutoff=A_SLIP)
+        close = difflib.get_close_matches(key, READ_KEYS, n=1, cutoff=MISSPELT)
         if close:
             raise UserError(
                 f"nothing reads {key!r} of the config: did you mean {close[0]!r}? If it is a "
@@ -64,56 +80,39 @@ def check_top_level(cfg: Config, options: Iterable[str] = ()) -> None:
             )
 
 
-def _places_of(cfg: Config, variable: str) -> list[str]:
-    """Where the value of a variable of the config stands in what is read; numbers may be chance."""
-    wanted = cfg[variable]
+def _places(place: str, value: Any, wanted: Any) -> Iterator[str]:
+    """Where ``wanted`` stands in ``value``, which stands at ``place``; numbers may be chance."""
     if not isinstance(wanted, (Mapping, list, tuple, str)) or not wanted:
-        return []
-    found = []
-
-    def look(place: str, value: Any) -> None:
-        if type(value) is type(wanted) and value == wanted:
-            found.append(place)
-        elif isinstance(value, Mapping):
-            for key, one in value.items():
-                look(f"{place}.{key}", one)
-        elif isinstance(value, (list, tuple)):
-            for index, one in enumerate(value):
-                look(f"{place}.{index}", one)
-
-    for key in cfg:
-        if key in READ_KEYS:
-            look(key, cfg[key])
-    return found
+        return
+    if value == wanted:
+        yield place
+    elif isinstance(value, Mapping):
+        for key, one in value.items():
+            yield from _places(f"{place}.{key}", one, wanted)
+    elif isinstance(value, (list, tuple)):
+        for index, one in enumerate(value):
+            yield from _places(f"{place}.{index}", one, wanted)
 
 
-def check_settings(cfg: Config) -> None:
-    """Raise UserError for common settings of a wrong type or range."""
-    for loader in LOADERS:
-        if isinstance(cfg.get(loader), Mapping):
-            _check_loader(loader, cfg[loader])
-    for place, (fits, accepted) in _ACCEPTED.items():
+def check_whole_numbers(cfg: Config) -> None:
+    """Raise UserError for a setting that must be a whole number and is not, or is too small."""
+    for place, least in WHOLE_NUMBERS.items():
         value = _at(cfg, place)
-        if value is not None and not fits(value):
-            raise UserError(f"{place} in the config must be {accepted}, got {value!r}")
-
-
-def _check_loader(name: str, settings: Mapping) -> None:
-    if "dataset" not in settings:
+        if isinstance(value, float) and value.is_integer():
+            value = int(value)  # such as 1e5
+        if value is None or (type(value) is int and value >= least):
+            continue
         raise UserError(
-            f"{name} of the config has no dataset, only {', '.join(settings) or 'nothing'}"
+            f"{place} in the config must be a whole number of at least {least}, got {value!r}"
         )
-    taken = {*inspect.signature(DataLoader.__init__).parameters, *_OF_MMENGINE} - {"self"}
-    for key in settings:
-        if key not in taken:
-            raise UserError(f"{name} has no setting {key!r}{did_you_mean(key, taken)}")
-    if settings.get("num_workers", 0) == 0:
-        for key in ("persistent_workers", "prefetch_factor"):
-            if settings.get(key):
-                raise UserError(
-                    f"{name} has {key}={settings[key]!r}, which needs num_workers of at least 1: "
-                    f"with num_workers=0 leave {key} out"
-                )
+
+
+def _at(cfg: Config, place: str) -> Any:
+    """The value of ``a.b.c``, None if there is none."""
+    value: Any = cfg
+    for name in place.split("."):
+        value = value.get(name) if isinstance(value, (dict, Config)) else None
+    return value
 
 
 def check_batches(loader: DataLoader) -> None:
@@ -129,145 +128,50 @@ def check_batches(loader: DataLoader) -> None:
     )
 
 
-def _at(cfg: Config, place: str) -> Any:
-    """The value of ``a.b.c``, None if there is none."""
-    value: Any = cfg
-    for name in place.split("."):
-        value = value.get(name) if isinstance(value, (dict, Config)) else None
-    return value
+def check_metrics(cfg: Config, parts: list[Part]) -> None:
+    """Raise UserError for what would be found missing after the first epoch.
 
-
-def _integer(value: Any, least: int) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= least
-
-
-def _number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and value >= 0
-
-
-_COUNT = (lambda value: _integer(value, 1), "a whole number of at least 1")
-_COUNT_OR_NONE = (lambda value: _integer(value, 0), "a whole number of at least 0")
-_LENGTH = (
-    # As mmengine does, which makes it a whole number.
-    lambda value: _integer(
-        int(value) if isinstance(value, float) and value.is_integer() else value, 1
-    ),
-    _COUNT[1],
-)
-_SEED = (
-    lambda value: _integer(value, 0) and value < 2**32,
-    "a whole number of at least 0 and below 2**32",
-)
-_NUMBER = (_number, "a number of at least 0")
-_INTERVAL = (lambda value: _integer(value, -1), "a whole number, -1 for never")
-_ACCEPTED = {
-    **{
-        f"{loader}.{name}": accepted
-        for loader in LOADERS
-        for name, accepted in (("batch_size", _COUNT), ("num_workers", _COUNT_OR_NONE))
-    },
-    "train_cfg.max_epochs": _LENGTH,
-    "train_cfg.max_iters": _LENGTH,
-    "train_cfg.val_interval": _LENGTH,
-    "optim_wrapper.optimizer.lr": _NUMBER,
-    "optim_wrapper.optimizer.weight_decay": _NUMBER,
-    "randomness.seed": _SEED,
-    "default_hooks.checkpoint.interval": _INTERVAL,
-    "default_hooks.checkpoint.max_keep_ckpts": (_INTERVAL[0], "a whole number, -1 for all"),
-    "default_hooks.logger.interval": _COUNT,
-}
-# What an evaluator can be asked for: its argument, and the names. mmseg's asks after training.
-_OF_PIXELS = ("iou_metrics", ("mIoU", "mDice", "mFscore"))
-_METRICS = {
-    "CocoMetric": ("metric", ("bbox", "segm", "proposal", "proposal_fast")),
-    "IoUMetric": _OF_PIXELS,
-    "BoundaryIoUMetric": _OF_PIXELS,
-}
-
-
-def check_panopticapi(parts: list[Part]) -> None:
-    """Raise UserError for what mmdet loads or measures with panopticapi, if that is missing."""
-    if find_spec("panopticapi") is not None:
-        return
-    for part in parts:
-        name = getattr(part.cls, "__name__", "")
-        if name in _NEED_PANOPTICAPI and package_of(part.cls) == "mmdet":
-            raise UserError(
-                f"{part.place}: {name} needs panopticapi, which is not installed: use "
-                "LoadPanopticSegments, PanopticQualityMetric and PanopticLocalVisualizer of "
-                "mmdysample, as the configs in configs/panoptic_fpn do, or derive yours from one "
-                "of them"
-            )
-
-
-def check_metrics(parts: list[Part]) -> None:
-    """Raise UserError for a metric that an evaluator does not know."""
-    for part in parts:
-        if part.kind is not METRIC or getattr(part.cls, "__name__", "") not in _METRICS:
-            continue
-        argument, known = _METRICS[part.cls.__name__]
-        asked = part.settings.get(argument) or ()
-        for name in [asked] if isinstance(asked, str) else asked:
-            if name not in known:
-                raise UserError(
-                    f"{part.place}: {argument} of {part.cls.__name__} is {name!r}"
-                    f"{did_you_mean(name, known)}; it measures {', '.join(known)}"
-                )
-
-
-def check_save_best(cfg: Config, parts: list[Part]) -> None:
-    """Raise UserError for a ``save_best`` that no evaluator of the config measures.
-
-    Decided where all of its evaluators are known here.
+    That is an ``iou_metrics`` that mmseg does not know, and a ``save_best`` that nothing measures.
     """
-    chosen = _at(cfg, "default_hooks.checkpoint.save_best")
-    evaluators = [part for part in parts if part.kind is METRIC]
-    measured: set[str] = set()
-    for part in evaluators:
-        names = _MEASURED.get(getattr(part.cls, "__name__", ""))
-        if names is None or part.settings.get("classwise") or part.settings.get("metric_items"):
-            return
-        prefix = part.settings.get("prefix") or getattr(part.cls, "default_prefix", None)
-        measured |= {f"{prefix}/{name}" if prefix else name for name in names(part.settings)}
-    for name in [chosen] if isinstance(chosen, str) else chosen or ():
-        if evaluators and name != "auto" and name not in measured:
+    metrics = [
+        part for part in parts if inspect.isclass(part.cls) and issubclass(part.cls, BaseMetric)
+    ]
+    for metric in metrics:
+        for name in _listed(metric.get("iou_metrics")):
+            if name not in OF_PIXELS:
+                raise UserError(
+                    f"{metric.place}: iou_metrics of {metric.cls.__name__} is {name!r}"
+                    f"{did_you_mean(name, OF_PIXELS)}; it measures {', '.join(OF_PIXELS)}"
+                )
+    measured = [_measured(part) for part in metrics if part.place.startswith("val_evaluator")]
+    names = set().union(*measured)
+    for name in _listed(_at(cfg, "default_hooks.checkpoint.save_best")):
+        if all(measured) and names and name not in {"auto", *names}:
             raise UserError(
                 f"default_hooks.checkpoint.save_best: {name!r} is not measured"
-                f"{did_you_mean(name, measured)}; val_evaluator measures "
-                f"{', '.join(sorted(measured))}, and 'auto' takes the first"
+                f"{did_you_mean(name, names)}; val_evaluator measures "
+                f"{', '.join(sorted(names))}, and 'auto' takes the first"
             )
 
 
-def _of_boxes(settings: Mapping) -> list[str]:
-    metrics = settings.get("metric", "bbox")
-    names = []
-    for metric in [metrics] if isinstance(metrics, str) else metrics:
-        if metric == "proposal_fast":
-            names += [f"AR@{number}" for number in (100, 300, 1000)]
-        elif metric == "proposal":
-            names += [f"AR@{number}" for number in (100, 300, 1000)]
-            names += [f"AR_{size}@1000" for size in "sml"]
-        else:
-            names += [f"{metric}_mAP{end}" for end in ("", "_50", "_75", "_s", "_m", "_l")]
-    return names
+def _measured(metric: Part) -> set[str]:
+    """The names of what a metric measures, none if they are not known here."""
+    names: set[str] = set()
+    kind = metric.cls.__name__
+    if kind in ("IoUMetric", "BoundaryIoUMetric"):
+        asked = _listed(metric.get("iou_metrics"))
+        names = {"aAcc", *(name for one in asked for name in OF_PIXELS[one])}
+        names |= {"bIoU"} if kind == "BoundaryIoUMetric" else set()
+    elif kind == "CocoMetric" and not (metric.get("classwise") or metric.get("metric_items")):
+        asked = _listed(metric.get("metric"))
+        if {"bbox", "segm"}.issuperset(asked):
+            ends = ("", "_50", "_75", "_s", "_m", "_l")
+            names = {f"{one}_mAP{end}" for one in asked for end in ends}
+    elif kind == "PanopticQualityMetric":
+        names = {f"{one}{end}" for one in ("PQ", "SQ", "RQ") for end in ("", "_th", "_st")}
+    prefix = metric.get("prefix") or metric.cls.default_prefix
+    return {f"{prefix}/{name}" if prefix else name for name in names}
 
 
-def _of_pixels(settings: Mapping) -> list[str]:
-    metrics = settings.get("iou_metrics", ["mIoU"])
-    names = {
-        "mIoU": ("mIoU", "mAcc"),
-        "mDice": ("mDice", "mAcc"),
-        "mFscore": ("mFscore", "mPrecision", "mRecall"),
-    }
-    metrics = [metrics] if isinstance(metrics, str) else metrics
-    return ["aAcc", *(name for metric in metrics for name in names.get(metric, ()))]
-
-
-_MEASURED = {
-    "CocoMetric": _of_boxes,
-    "IoUMetric": _of_pixels,
-    "BoundaryIoUMetric": lambda settings: [*_of_pixels(settings), "bIoU"],
-    "PanopticQualityMetric": lambda settings: [
-        f"{name}{end}" for name in ("PQ", "SQ", "RQ") for end in ("", "_th", "_st")
-    ],
-}
+def _listed(value: Any) -> list | tuple:
+    return [value] if isinstance(value, str) else value or ()

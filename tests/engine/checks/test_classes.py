@@ -16,7 +16,7 @@ from mmdysample.errors import UserError
 
 def check(scope: str, dataset: dict, **heads) -> None:
     kind = "TwoStageDetector" if scope == "mmdet" else "EncoderDecoder"
-    kind = "MaskFormer" if "panoptic_head" in heads else kind
+    kind = "GLIP" if "language_model" in heads else kind
     cfg = dict(
         default_scope=scope,
         model=dict(type=kind, backbone=None, **heads),
@@ -27,6 +27,7 @@ def check(scope: str, dataset: dict, **heads) -> None:
 
 TWO = dict(type="CocoDataset", metainfo=dict(classes=("a", "b")))
 WRAPPED = dict(type="RepeatDataset", times=2, dataset=TWO)
+TEXTS = dict(language_model=dict(type="BertModel", name="bert"))
 BOXES, MASKS = "Shared2FCBBoxHead", "FCNMaskHead"
 
 
@@ -41,6 +42,8 @@ def roi(**heads) -> dict:
         (dict(type="CocoDataset"), roi(bbox_head=dict(type=BOXES))),  # 80 of both
         (dict(type="CocoDataset", metainfo=dict(classes="classes.txt")), roi()),
         (TWO, dict(rpn_head=dict(type="FCOSHead", num_classes=1, in_channels=8))),
+        (TWO, dict(bbox_head=dict(type="FCOSHead", num_classes=9, in_channels=8), **TEXTS)),
+        (dict(type="MOTChallengeDataset"), roi(bbox_head=dict(type=BOXES, num_classes=1))),
         (TWO, roi(mask_head=dict(type=MASKS, class_agnostic=True))),
         (
             dict(type="CocoPanopticDataset"),
@@ -66,8 +69,8 @@ def test_fit(dataset, heads):
         (TWO, roi(mask_head=dict(type=MASKS)), "mask_head.num_classes is 80"),
         (
             dict(type="CocoPanopticDataset"),
-            dict(panoptic_head=dict(type="MaskFormerHead", num_things_classes=133)),
-            "num_things_classes is 133.*80 things classes",
+            roi(bbox_head=dict(type=BOXES, num_classes=133)),
+            "num_classes is 133.*80 classes",
         ),
     ],
     ids=str,
@@ -80,7 +83,10 @@ def test_do_not_fit(dataset, heads, sentence):
 def test_heads_of_segmentors():
     heads = dict(
         decode_head=dict(type="FCNHead", num_classes=150),
-        auxiliary_head=[dict(type="FCNHead", num_classes=19)],
+        auxiliary_head=[
+            dict(type="FCNHead", num_classes=19),
+            dict(type="STDCHead", num_classes=2, boundary_threshold=0.1),
+        ],
     )
     check("mmseg", dict(type="BaseSegDataset"), **heads)  # does not say its classes
     with pytest.raises(UserError, match=r"auxiliary_head\[0\].num_classes is 19.*has 150"):
