@@ -28,7 +28,7 @@ from torch import nn
 from mmdysample import Upsampler
 from mmdysample.engine.config import load_config
 from mmdysample.engine.errors import ArgumentParser, UserError, doing, run_tool
-from mmdysample.engine.families import family_of
+from mmdysample.engine.families import import_family
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs/segformer"
 OUT_FILE = "training.csv"
@@ -89,7 +89,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 def build(cfg, args: argparse.Namespace) -> nn.Module:
     """The config's model with random weights, without synchronised normalisation."""
-    family_of(cfg).prepare()
+    import_family(cfg)
     cfg.model.pretrained = None
     cfg.model.backbone.init_cfg = None
     cfg.model.data_preprocessor.size = (args.crop, args.crop)
@@ -121,7 +121,7 @@ def make_step(
     model: nn.Module, batch_size: int, crop: int, device: str
 ) -> Callable[[], list[torch.Tensor]]:
     """A step of training on images that are always the same."""
-    from mmseg.structures import SegDataSample  # `family_of` has said so if it is missing
+    from mmseg.structures import SegDataSample  # `import_family` has said so if it is missing
 
     generator = torch.Generator().manual_seed(0)
     images = torch.randn(batch_size, 3, crop, crop, generator=generator).to(device)
