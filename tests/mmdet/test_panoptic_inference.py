@@ -120,6 +120,7 @@ def test_segments_are_drawn(tmp_path):
     assert cv2.imread(str(tmp_path / "a.png"))[5, 50].tolist() == [90, 90, 90]
 
 
+@pytest.mark.slow
 def test_a_directory_of_images_in_drawings_and_segments_out(tmp_path):
     cfg = Config.fromfile(CONFIG)
     with DefaultScope.overwrite_default_scope("mmdet"):

@@ -190,7 +190,7 @@ def test_label_zero_may_be_stuff(tmp_path):
 
 
 def test_another_label_for_void(tmp_path):
-    example = Example([[1, 1, 1, 0]], {1: CAT}, prediction=[[1000, 1000, 1000, 255]])
+    example = Example([[1, 1, 1, 0, 0]], {1: CAT}, prediction=[[1000, 1000, 1000, 255, V]])
     root = write(tmp_path / "data", [example])
     metric = make(root)
     (sample,) = samples(root, [example])

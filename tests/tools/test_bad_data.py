@@ -120,7 +120,7 @@ CASES = {
     ),
     "runs-do-not-add-up-in-evaluation": Case(
         annotations(with_mask(dict(size=[72, 56], counts=[0, 10])), "other.json"),
-        (*WHO, "other.json", "add up to 10"),
+        (*WHO, "other.json", "run lengths", "4032 pixels"),
         config=EVALUATION,
     ),
     "image-turned": Case(
