@@ -18,6 +18,7 @@ from mmdysample.ops.backend import get_backend
 
 ROOT = Path(__file__).parents[2]
 DIRECTORY = ROOT / "tools" / "benchmark"
+SEGFORMER = f"{ROOT}/configs/segformer/segformer_mit-b1_{{}}_8xb2-160k_ade20k-512x512.py"
 MODULES = ("operations", "measure", "report", "run", "plot", "training_steps")
 
 
@@ -82,6 +83,7 @@ def test_reports_ratios(benchmark, tmp_path, capsys):
         assert float(row["share_of_copy"]) == pytest.approx(share, abs=0.02, rel=0.2)
 
 
+@pytest.mark.slow
 def test_latency_has_every_upsampler_and_is_drawn(benchmark, tmp_path):
     pytest.importorskip(
         "matplotlib", reason="needs matplotlib: bash tools/setup_env.sh installs it"
@@ -304,8 +306,7 @@ def test_what_cannot_be_drawn(benchmark, tmp_path, content, says):
 def test_training_steps_are_compared_with_bilinear(benchmark, tmp_path, capsys):
     pytest.importorskip("mmseg", reason="needs mmseg: bash tools/setup_env.sh installs it")
     training = benchmark["training_steps"]
-    name = "segformer/segformer_mit-b1_{}_8xb2-160k_ade20k-512x512.py"
-    configs = [str(ROOT / "configs" / name.format(slug)) for slug in ("bilinear", "fade")]
+    configs = [SEGFORMER.format(slug) for slug in ("bilinear", "fade")]
     training.main([*configs, "--crop", "64", "--repeats", "2", "--out", str(tmp_path)])
     with (tmp_path / "training.csv").open(newline="") as file:
         bilinear, fade = csv.DictReader(file)
@@ -323,7 +324,7 @@ def test_training_steps_are_compared_with_bilinear(benchmark, tmp_path, capsys):
         (["--batch-size", "0"], "must be an integer >= 1, got '0'"),
         (["nowhere.py"], "nowhere.py does not exist"),
         ([str(ROOT / "configs/shapes/faster-rcnn_r18_fpn_nearest_shapes.py")], "of a segmentor"),
-        (["--out", "."], "has training.csv already"),
+        ([SEGFORMER.format("fade"), "--out", "."], "has training.csv already"),
     ],
 )
 def test_wrong_arguments_of_training_steps(

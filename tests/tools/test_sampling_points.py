@@ -147,9 +147,11 @@ def call(monkeypatch, capsys):
 @pytest.mark.parametrize(
     ("config", "checkpoint", "options"),
     [
-        (DETECTOR, "detector.pth", []),
-        (DETECTOR, "detector.pth", ["--stage", "neck.upsample_modules.2", "--group", "1"]),
-        (SEGMENTOR, "segmentor.pth", ["--at", "129", "95", "--cells", "5"]),
+        (DETECTOR, "detector.pth", ["--stage", "neck.upsample_modules.2"]),
+        pytest.param(
+            *(SEGMENTOR, "segmentor.pth", ["--at", "129", "95", "--cells", "5", "--group", "1"]),
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_it_draws(call, files, tmp_path, config, checkpoint, options):
