@@ -121,15 +121,14 @@ def save_checkpoint(config: Path, path: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("sampling_points")
-    save_checkpoint(DETECTOR, folder / "detector.pth")
-    save_checkpoint(SEGMENTOR, folder / "segmentor.pth")
+    directory = tmp_path_factory.mktemp("sampling_points")
+    save_checkpoint(DETECTOR, directory / "detector.pth")
+    save_checkpoint(SEGMENTOR, directory / "segmentor.pth")
     image = np.random.default_rng(0).integers(0, 256, (96, 130, 3), np.uint8)
-    cv2.imwrite(str(folder / "image.png"), image)
+    cv2.imwrite(str(directory / "image.png"), image)
     whole = cv2.imencode(".jpg", image)[1].tobytes()
-    (folder / "cut.jpg").write_bytes(whole[: len(whole) // 2])
-    (folder / "damaged.png").write_bytes((folder / "image.png").read_bytes()[:40])
-    return folder
+    (directory / "cut.jpg").write_bytes(whole[: len(whole) // 2])
+    return directory
 
 
 @pytest.fixture
@@ -148,9 +147,11 @@ def call(monkeypatch, capsys):
 @pytest.mark.parametrize(
     ("config", "checkpoint", "options"),
     [
-        (DETECTOR, "detector.pth", []),
-        (DETECTOR, "detector.pth", ["--stage", "neck.upsample_modules.2", "--group", "1"]),
-        (SEGMENTOR, "segmentor.pth", ["--at", "129", "95", "--cells", "5"]),
+        (DETECTOR, "detector.pth", ["--stage", "neck.upsample_modules.2"]),
+        pytest.param(
+            *(SEGMENTOR, "segmentor.pth", ["--at", "129", "95", "--cells", "5", "--group", "1"]),
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_it_draws(call, files, tmp_path, config, checkpoint, options):
@@ -160,11 +161,11 @@ def test_it_draws(call, files, tmp_path, config, checkpoint, options):
     )
     assert status == 0, stderr
     assert stdout.splitlines()[-1] == str(out)
-    picture = cv2.imread(str(out))
-    assert min(picture.shape[:2]) > 500
+    figure = cv2.imread(str(out))
+    assert min(figure.shape[:2]) > 500
     for color in tool.SUBPIXEL_COLORS:
         bgr = [int(color[i : i + 2], 16) for i in (5, 3, 1)]
-        assert (picture == bgr).all(axis=-1).sum() > 100  # its points, and the legend's
+        assert (figure == bgr).all(axis=-1).sum() > 100  # its points, and the legend's
 
 
 def test_it_lists_stages_in_the_order_of_running(call, files):
@@ -190,7 +191,7 @@ REFUSED = {
     "no cells": (["--out", "OUT.png", "--cells", "0"], "--cells must be 1 or more, got 0"),
     "outside": (["--out", "OUT.png", "--at", "500", "3"], "--at 500 3 is outside the image"),
     "format": (["--out", "OUT.doc"], "OUT.doc: the name must end in one of"),
-    "folder": (["--out", "no/where.png"], "does not exist or is not writable"),
+    "directory": (["--out", "no/where.png"], "does not exist or is not writable"),
     "device": (["--out", "OUT.png", "--device", "gpu"], "--device gpu"),
 }
 
@@ -207,11 +208,7 @@ def test_a_wrong_argument_is_one_sentence(call, files, tmp_path, monkeypatch, ca
 @pytest.mark.parametrize(
     ("config", "checkpoint", "image", "expected"),
     [
-        (DETECTOR, "detector.pth", "none.png", "none.png cannot be read: no such file"),
-        (DETECTOR, "detector.pth", "damaged.png", "damaged.png cannot be read"),
         (DETECTOR, "detector.pth", "cut.jpg", "cut.jpg cannot be read: its end is missing"),
-        (DETECTOR, "none.pth", "image.png", "none.pth does not exist"),
-        (DETECTOR, "image.png", "image.png", "image.png is not a file of torch.save"),
         (DETECTOR, "segmentor.pth", "image.png", "does not fit this model"),
         (CONFIGS / "none.py", "detector.pth", "image.png", "none.py does not exist"),
     ],

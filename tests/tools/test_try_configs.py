@@ -77,7 +77,7 @@ def test_reduced_configs_read_shapes_alone_and_small(name):
     for loader in (cfg.train_dataloader, cfg.val_dataloader, cfg.test_dataloader):
         (dataset,) = tool.data_set_configs(loader.dataset)
         assert dataset.data_root == "/data/shapes/"
-        assert dataset.indices == 4 if loader is cfg.train_dataloader else 2
+        assert dataset.indices == (4 if loader is cfg.train_dataloader else 2)
         sizes = [
             side
             for transform in tool.nested_dicts(loader.dataset)

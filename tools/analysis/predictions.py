@@ -62,12 +62,12 @@ def parse_args() -> argparse.Namespace:
         metavar=("NAME", "CONFIG", "CHECKPOINT"),
         help="a column of the sheet; may be given several times, all of one data set",
     )
-    parser.add_argument("--out", required=True, help="picture to write (.png, .pdf, .svg, ...)")
+    parser.add_argument("--out", required=True, help="figure to write (.png, .pdf, .svg, ...)")
     parser.add_argument("--images", type=int, default=4, help="rows of the sheet (%(default)s)")
     parser.add_argument(
         "--score", type=float, default=0.5, help="least score of a box (%(default)s)"
     )
-    parser.add_argument("--data-root", help="folder of the test set, where not the config's")
+    parser.add_argument("--data-root", help="directory of the test set, if not the config's")
     parser.add_argument("--device", help="cpu, cuda, cuda:1, ...; default: a GPU if there is one")
     args = parser.parse_args()
     if args.images < 1:

@@ -26,6 +26,7 @@ from matplotlib.colors import hsv_to_rgb
 from matplotlib.figure import SubFigure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
+from matplotlib.patheffects import withStroke
 from torch import Tensor, nn
 
 from mmdysample import DySample
@@ -83,7 +84,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("config", help="config file, of mmdet or mmseg")
     parser.add_argument("checkpoint", help="checkpoint file")
     parser.add_argument("image", help="image file; it goes through the config's test pipeline")
-    parser.add_argument("--out", help="picture to write (.png, .pdf, .svg, ...)")
+    parser.add_argument("--out", help="figure to write (.png, .pdf, .svg, ...)")
     parser.add_argument("--list", action="store_true", help="list the model's stages instead")
     parser.add_argument("--stage", help="name of a stage; default: the finest, of these the last")
     parser.add_argument(
@@ -314,50 +315,42 @@ def draw_zoom(
         axes.axhline(y, color="white", linewidth=1.0, alpha=0.8)
 
     size = 470 / max(columns, rows) / s
-    for index in range(s * s):
+    outline = [withStroke(linewidth=3.2, foreground="black")]
+    for index, color in enumerate(subpixel_colors(s)):
         i, j = divmod(index, s)
-        color = subpixel_color(index, s * s)
         from_, to = start[:, :, i, j].reshape(-1, 2), end[:, :, i, j].reshape(-1, 2)
-        axes.add_collection(
-            LineCollection(np.stack((from_, to), axis=1), colors="black", linewidths=3.2, zorder=2)
-        )
-        axes.add_collection(
-            LineCollection(np.stack((from_, to), axis=1), colors=color, linewidths=1.8, zorder=3)
-        )
+        moves = LineCollection(np.stack((from_, to), axis=1), colors=color, linewidths=1.8)
+        moves.set(path_effects=outline, zorder=2)
+        axes.add_collection(moves)
         axes.scatter(*from_.T, s=0.5 * size, facecolors="none", edgecolors="black", zorder=3)
         axes.scatter(*to.T, s=size, color=color, edgecolors="black", linewidths=0.8, zorder=4)
     axes.set(xlim=(left, right), ylim=(bottom, top))
 
 
-def subpixel_color(index: int, count: int) -> str | tuple[float, float, float]:
+def subpixel_colors(scale_factor: int) -> list[str] | list[np.ndarray]:
+    """A colour for each of the pixels that come out of one."""
+    count = scale_factor**2
     if count <= len(SUBPIXEL_COLORS):
-        return SUBPIXEL_COLORS[index]
-    return tuple(hsv_to_rgb((index / count, 0.75, 1.0)))
+        return list(SUBPIXEL_COLORS[:count])
+    return [hsv_to_rgb((index / count, 0.75, 1.0)) for index in range(count)]
 
 
-def legend(figure: SubFigure, s: int) -> None:
-    def dot(color, size, label):
-        return Line2D(
-            [], [], marker="o", linestyle="", markeredgecolor="black",
-            markerfacecolor=color, markersize=size, label=label,
-        )  # fmt: skip
+def legend(figure: SubFigure, scale_factor: int) -> None:
+    def dot(color, size: int, label: str) -> Line2D:
+        settings = dict(marker="o", linestyle="", markeredgecolor="black")
+        return Line2D([], [], markerfacecolor=color, markersize=size, label=label, **settings)
 
     handles = [
         Line2D([], [], color="lightgray", linewidth=3, label="pixels of the feature map"),
         dot("none", 5, "start of a point (bilinear)"),
     ]
-    if s == 2:
-        corners = ("top left", "top right", "bottom left", "bottom right")
-        handles += [
-            dot(color, 9, f"{corner} sub-pixel, as sampled")
-            for color, corner in zip(SUBPIXEL_COLORS, corners, strict=True)
-        ]
+    corners = ("top left", "top right", "bottom left", "bottom right")
+    if scale_factor == 2:
+        for color, corner in zip(SUBPIXEL_COLORS, corners, strict=True):
+            handles.append(dot(color, 9, f"{corner} sub-pixel, as sampled"))
     else:
-        handles.append(dot("white", 9, f"{s * s} sub-pixels, as sampled"))
-    figure.legend(
-        handles=handles, loc="outside lower center", ncols=3 if s == 2 else 2, frameon=False,
-        fontsize=9,
-    )  # fmt: skip
+        handles.append(dot("white", 9, f"{scale_factor**2} sub-pixels, as sampled"))
+    figure.legend(handles=handles, loc="outside lower center", ncols=3, frameon=False, fontsize=9)
 
 
 def main() -> None:
