@@ -69,7 +69,7 @@ class HostContract:
     """
 
     interpolation = "Nearest"  # upstream's own
-    in_channels = (8, 16, 24, 32)
+    in_channels = (8, 16, 24, 48)
     stages = 3
 
     def make(self, upsample_cfg: dict | None = None) -> nn.Module:

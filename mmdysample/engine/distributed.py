@@ -41,11 +41,6 @@ def check_launcher(launcher: str) -> None:
         )
 
 
-def world_size(launcher: str) -> int:
-    """How many processes ``launcher`` has started."""
-    return 1 if launcher == "none" else int(os.environ[_VARIABLES[launcher][1]])
-
-
 def is_first_process(launcher: str) -> bool:
     """Whether this process is the first that ``launcher`` has started, before all are connected."""
     return launcher == "none" or os.environ.get(_VARIABLES[launcher][0], "0") == "0"

@@ -26,7 +26,7 @@ def test_dysample_has_3_percent_of_carafes_parameters():
     assert round(100 * ours / carafe) == 3
 
 
-@pytest.mark.parametrize("size", ["b", "l"])
+@pytest.mark.parametrize("size", ["b", pytest.param("l", marks=pytest.mark.slow)])
 def test_the_backbones_of_maskformer_are_swin_b_and_swin_l(size):
     name = MASKFORMER.format(size, "dysample-s-plus")
     backbone = load(name).model.backbone

@@ -15,7 +15,7 @@ from tests.host_contract import HostContract, Recorder, assert_bit_equal, make_m
 from tests.loaders import LOADERS
 from tests.utils import assert_close, randomize
 
-IN_CHANNELS = [8, 16, 24, 32]
+IN_CHANNELS = [8, 16, 24, 48]
 
 
 def make(num_outs=5, cls=UpsampleFPN, **kwargs) -> nn.Module:
@@ -190,7 +190,7 @@ def test_user_errors():
         make(add_extra_convs=True, top_down_extra_levels=True)
     maps = make_maps(IN_CHANNELS)
     for wrong in (maps[:3], [torch.zeros(1, 1, 8, 8)] * 4):
-        with pytest.raises(ValueError, match=r"in_channels=\[8, 16, 24, 32\], got maps of \["):
+        with pytest.raises(ValueError, match=r"in_channels=\[8, 16, 24, 48\], got maps of \["):
             make()(tuple(wrong))
 
 

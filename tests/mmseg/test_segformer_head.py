@@ -15,7 +15,7 @@ from tests.host_contract import HostContract, Recorder, assert_bit_equal, make_m
 from tests.loaders import LOADERS
 from tests.utils import assert_close, randomize
 
-IN_CHANNELS = [8, 16, 24, 32]
+IN_CHANNELS = [8, 16, 24, 48]
 DYSAMPLE_PLUS = dict(type="DySample", dyscope=True)
 
 
