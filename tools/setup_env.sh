@@ -95,7 +95,8 @@ compile_mmcv() {
     MMCV_WITH_OPS=1 MAX_JOBS=${MAX_JOBS:-$(nproc)} CFLAGS="${CFLAGS:-} -g0" PATH=$VENV/bin:$PATH \
         pip wheel -v --no-deps --no-build-isolation --no-binary mmcv --no-cache-dir \
         -w "$TMPDIR" "$mmcv" 2>&1 | tee "$log" | sed -unE 's/^ *(\[[0-9]+\/[0-9]+\]).*/      \1/p' ||
-        fail 1 "compiling mmcv failed: $(grep -iE 'error:|no space|killed' "$log" | head -n 1 || true)"
+        fail 1 "compiling mmcv failed: $(grep -m 1 -E 'rror: |No space|Killed' "$log" ||
+            tail -n 1 "$log")"
     mkdir -p "$kept"
     mv "$TMPDIR"/mmcv-*.whl "$kept"
 }
