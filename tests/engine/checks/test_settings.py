@@ -11,6 +11,7 @@ from mmengine.config import Config
 from mmengine.dataset import DefaultSampler, InfiniteSampler
 from torch.utils.data import BatchSampler, DataLoader
 
+import mmdysample.mmdet  # noqa: F401 - registers PanopticQualityMetric
 from mmdysample.engine.checks import check_batches, check_top_level, check_whole_numbers
 from mmdysample.engine.checks.parts import check_parts
 from mmdysample.engine.checks.settings import check_metrics
@@ -146,6 +147,7 @@ def test_what_is_measured(metric, chosen):
         (dict(type="CocoMetric", prefix="val"), "coco/bbox_mAP"),
         (dict(type="mmseg.IoUMetric"), ["mIoU", "mDice"]),
         (dict(type="mmseg.IoUMetric"), "bIoU"),
+        (dict(type="PanopticQualityMetric"), "PQ_things"),
         (BOTH, "mIou"),
     ],
     ids=str,
