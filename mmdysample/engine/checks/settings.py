@@ -156,13 +156,15 @@ def check_metrics(cfg: Config, parts: list[Part]) -> None:
 
 def _measured(metric: Part) -> set[str]:
     """The names of what a metric measures, none if they are not known here."""
+    if metric.get("classwise") or metric.get("metric_items"):
+        return set()
     names: set[str] = set()
     kind = metric.cls.__name__
     if kind in ("IoUMetric", "BoundaryIoUMetric"):
         asked = _listed(metric.get("iou_metrics"))
         names = {"aAcc", *(name for one in asked for name in OF_PIXELS[one])}
         names |= {"bIoU"} if kind == "BoundaryIoUMetric" else set()
-    elif kind == "CocoMetric" and not (metric.get("classwise") or metric.get("metric_items")):
+    elif kind == "CocoMetric":
         asked = _listed(metric.get("metric"))
         if {"bbox", "segm"}.issuperset(asked):
             ends = ("", "_50", "_75", "_s", "_m", "_l")

@@ -127,6 +127,7 @@ BOTH = [dict(type="CocoMetric"), dict(type="mmseg.IoUMetric")]
         (dict(type="CocoMetric", metric=["bbox", "segm"]), "coco/segm_mAP"),
         (dict(type="CocoMetric", prefix="val"), "val/bbox_mAP"),
         (dict(type="CocoMetric", classwise=True), "coco/cat_precision"),
+        (dict(type="PanopticQualityMetric", classwise=True), "coco_panoptic/cat_PQ"),
         (dict(type="CocoMetric", metric="proposal"), "coco/AR_s@1000"),
         (dict(type="VOCMetric"), "what is not known here"),
         (dict(type="mmseg.IoUMetric"), ["mIoU", "aAcc"]),
