@@ -132,7 +132,7 @@ CONFIGS = {
     ),
     "config-import": Case(
         "train det.py",
-        ("det.py", "no_such_module"),
+        ("det.py", "No module named 'no_such_module'"),
         'custom_imports = dict(imports=["no_such_module"], allow_failed_imports=False)\n',
     ),
     "config-base-missing": Case(
