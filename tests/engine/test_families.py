@@ -8,7 +8,7 @@ pytest.importorskip("mmengine", reason="needs mmengine: bash tools/setup_env.sh 
 
 from mmengine.config import Config
 
-from mmdysample.engine.families import augment, write_predictions
+from mmdysample.engine.families import augment, visualization_hook, write_predictions
 from mmdysample.errors import UserError
 
 
@@ -19,6 +19,7 @@ def test_each_process_makes_the_directory_of_the_label_images(tmp_path):
         write_predictions(cfg, str(tmp_path / "labels"))
         assert (tmp_path / "labels").is_dir()
         assert cfg.test_evaluator.output_dir == str(tmp_path / "labels")
+        assert cfg.test_evaluator.keep_results  # else CityscapesMetric removes them
 
 
 def test_a_directory_that_cannot_be_made(tmp_path):
@@ -26,6 +27,14 @@ def test_a_directory_that_cannot_be_made(tmp_path):
     cfg = Config(dict(default_scope="mmseg", test_evaluator=dict(type="IoUMetric")))
     with pytest.raises(UserError, match=r"--out .*file/labels cannot be made: not a directory"):
         write_predictions(cfg, str(tmp_path / "file" / "labels"))
+
+
+def test_every_image_is_shown():
+    cfg = Config(dict(default_hooks=dict(visualization=dict(type="SegVisualizationHook"))))
+    visualization_hook(cfg)
+    assert cfg.default_hooks.visualization == dict(
+        type="SegVisualizationHook", draw=True, interval=1
+    )
 
 
 @pytest.mark.parametrize("scope", ["mmdet", "mmseg"])

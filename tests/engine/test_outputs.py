@@ -49,7 +49,7 @@ def test_data_directories(inside):
             ),
             test_evaluator=[
                 dict(ann_file="../data/annotations/a.json"),
-                dict(seg_prefix="../data/annotations/panoptic/", ann_file=None),
+                dict(seg_prefix="../data/annotations/panoptic", ann_file=None),
             ],
         )
     )

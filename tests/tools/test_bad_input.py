@@ -132,7 +132,7 @@ CONFIGS = {
     ),
     "config-import": Case(
         "train det.py",
-        ("det.py", "no_such_module"),
+        ("det.py", "No module named 'no_such_module'"),
         'custom_imports = dict(imports=["no_such_module"], allow_failed_imports=False)\n',
     ),
     "config-base-missing": Case(
@@ -298,9 +298,7 @@ DATA = {
         ("labels/00",),
         spoil=every("data/labels", lambda path: path.write_bytes(path.read_bytes()[:60])),
     ),
-    "label-missing": Case(
-        "train seg.py", ("labels/00", "no such file"), spoil=remove("data/labels")
-    ),
+    "label-missing": Case("train seg.py", ("labels", "no such file"), spoil=remove("data/labels")),
     "label-of-another-size": Case(
         "train seg.py",
         ("labels/00", "80x100", "images/00", "(height x width)"),

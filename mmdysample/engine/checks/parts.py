@@ -100,7 +100,7 @@ def _parts(place: str, value: Any, scope: str | None, known: bool = True) -> Ite
         if cls is not None:
             yield Part(place, value, cls)
         if "type" in value:
-            if cls is None and known:
+            if cls is None and known and isinstance(value["type"], str):
                 _refuse_unknown(place, value["type"], scope)
             known = package_of(cls) in KNOWN_PACKAGES
     for inner_place, one in inner:
@@ -182,7 +182,7 @@ def _check_keys(part: Part) -> None:
     ours = package_of(part.cls) == "mmdysample"
     taken, others = arguments(part.cls)
     exact = not others and (ours or _is_built(part.place))
-    for key in part.settings.keys() - taken.keys() - _OF_BUILDERS:
+    for key in sorted(part.settings.keys() - taken.keys() - _OF_BUILDERS):
         cut_short = ours and any(name.startswith(f"{key}_") for name in taken)
         if exact or cut_short or is_misspelt(key, taken):
             name = getattr(part.cls, "__name__", str(part.cls))

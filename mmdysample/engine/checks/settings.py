@@ -41,7 +41,8 @@ WHOLE_NUMBERS = {
     "default_hooks.checkpoint.max_keep_ckpts": -1,
     "default_hooks.logger.interval": 1,
 }
-# What each of an IoUMetric's `iou_metrics` measures.
+# Metrics of pixels, and what each of their `iou_metrics` measures.
+IOU_METRICS = ("IoUMetric", "BoundaryIoUMetric")
 OF_PIXELS = {
     "mIoU": ("mIoU", "mAcc"),
     "mDice": ("mDice", "mAcc"),
@@ -138,7 +139,7 @@ def check_metrics(cfg: Config, parts: list[Part]) -> None:
     ]
     for metric in metrics:
         for name in _listed(metric.get("iou_metrics")):
-            if name not in OF_PIXELS:
+            if metric.cls.__name__ in IOU_METRICS and name not in OF_PIXELS:
                 raise UserError(
                     f"{metric.place}: iou_metrics of {metric.cls.__name__} is {name!r}"
                     f"{did_you_mean(name, OF_PIXELS)}; it measures {', '.join(OF_PIXELS)}"
@@ -156,13 +157,15 @@ def check_metrics(cfg: Config, parts: list[Part]) -> None:
 
 def _measured(metric: Part) -> set[str]:
     """The names of what a metric measures, none if they are not known here."""
+    if metric.get("classwise") or metric.get("metric_items"):
+        return set()
     names: set[str] = set()
     kind = metric.cls.__name__
-    if kind in ("IoUMetric", "BoundaryIoUMetric"):
+    if kind in IOU_METRICS:
         asked = _listed(metric.get("iou_metrics"))
         names = {"aAcc", *(name for one in asked for name in OF_PIXELS[one])}
         names |= {"bIoU"} if kind == "BoundaryIoUMetric" else set()
-    elif kind == "CocoMetric" and not (metric.get("classwise") or metric.get("metric_items")):
+    elif kind == "CocoMetric":
         asked = _listed(metric.get("metric"))
         if {"bbox", "segm"}.issuperset(asked):
             ends = ("", "_50", "_75", "_s", "_m", "_l")

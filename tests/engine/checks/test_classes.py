@@ -84,10 +84,10 @@ def test_heads_of_segmentors():
     heads = dict(
         decode_head=dict(type="FCNHead", num_classes=150),
         auxiliary_head=[
-            dict(type="FCNHead", num_classes=19),
             dict(type="STDCHead", num_classes=2, boundary_threshold=0.1),
+            dict(type="FCNHead", num_classes=19),
         ],
     )
     check("mmseg", dict(type="BaseSegDataset"), **heads)  # does not say its classes
-    with pytest.raises(UserError, match=r"auxiliary_head\[0\].num_classes is 19.*has 150"):
+    with pytest.raises(UserError, match=r"auxiliary_head\[1\].num_classes is 19.*has 150"):
         check("mmseg", dict(type="ADE20KDataset"), **heads)

@@ -92,8 +92,9 @@ DEFORMABLE = dict(type="mmdet.ResNet", depth=18, dcn=dict(type="DCNv2", deformab
         dict(type="OwnNeck", channels=8, anything=1, neck=dict(type="no such type")),
         dict(type="mmdet.FPN", in_channels=[8], out_channels=8, num_outs=1),
         dict(type=OwnNeck, channels=8),
+        dict(type=None),
         dict(type="OwnNeck", channels=8, upsample_cfg=dict(type="DySample")),
-        dict(type="FPN", in_channels=[8], num_outs=1, _scope_="mmdet", scope="mmseg"),
+        dict(type="PAFPN", in_channels=[8], num_outs=1, _scope_="mmdet", scope="mmseg"),
     ],
     ids=str,
 )

@@ -11,6 +11,7 @@ from mmengine.config import Config
 from mmengine.dataset import DefaultSampler, InfiniteSampler
 from torch.utils.data import BatchSampler, DataLoader
 
+import mmdysample.mmdet  # noqa: F401 - registers PanopticQualityMetric
 from mmdysample.engine.checks import check_batches, check_top_level, check_whole_numbers
 from mmdysample.engine.checks.parts import check_parts
 from mmdysample.engine.checks.settings import check_metrics
@@ -126,6 +127,7 @@ BOTH = [dict(type="CocoMetric"), dict(type="mmseg.IoUMetric")]
         (dict(type="CocoMetric", metric=["bbox", "segm"]), "coco/segm_mAP"),
         (dict(type="CocoMetric", prefix="val"), "val/bbox_mAP"),
         (dict(type="CocoMetric", classwise=True), "coco/cat_precision"),
+        (dict(type="PanopticQualityMetric", classwise=True), "coco_panoptic/cat_PQ"),
         (dict(type="CocoMetric", metric="proposal"), "coco/AR_s@1000"),
         (dict(type="VOCMetric"), "what is not known here"),
         (dict(type="mmseg.IoUMetric"), ["mIoU", "aAcc"]),
@@ -146,6 +148,7 @@ def test_what_is_measured(metric, chosen):
         (dict(type="CocoMetric", prefix="val"), "coco/bbox_mAP"),
         (dict(type="mmseg.IoUMetric"), ["mIoU", "mDice"]),
         (dict(type="mmseg.IoUMetric"), "bIoU"),
+        (dict(type="PanopticQualityMetric"), "PQ_things"),
         (BOTH, "mIou"),
     ],
     ids=str,
