@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
-import importlib
 import os
 import select
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -15,13 +15,11 @@ import pytest
 pytest.importorskip("mmengine", reason="needs mmengine: bash tools/setup_env.sh installs it")
 
 from mmengine.config import Config
-from torch import distributed, nn
 
 from mmdysample.engine.distributed import (
     check_launcher,
     end_with_launcher,
     is_first_process,
-    leave_process_group,
     start_on_cpu,
 )
 from mmdysample.errors import UserError
@@ -117,36 +115,41 @@ def test_a_process_that_torchrun_did_not_start_stays():
     os.close(reader)
 
 
+SCRIPT = """
+import contextlib, importlib, pathlib, sys, time
+from torch import distributed, nn
+from mmdysample.engine.distributed import leave_process_group
+
+# As in every run. Imported by DDP itself, when the group is there, it would hold it.
+importlib.import_module("torch._dynamo")
+
+def has_threads():
+    for path in pathlib.Path("/proc/self/task").glob("*/comm"):
+        with contextlib.suppress(OSError):  # it has ended since
+            if "gloo" in path.read_text():
+                return True
+    return False
+
+distributed.init_process_group("gloo", init_method=sys.argv[1], rank=0, world_size=1)
+model = nn.parallel.DistributedDataParallel(nn.Linear(2, 2))
+model.itself = [model]
+assert has_threads()
+del model
+leave_process_group()
+# The system lists a thread for a moment after it has ended.
+end = time.monotonic() + 10
+while has_threads() and time.monotonic() < end:
+    time.sleep(0.01)
+assert not has_threads()
+leave_process_group()
+"""
+
+
+@pytest.mark.slow
 def test_no_thread_of_a_process_group_is_left(tmp_path):
     """Also if a wrapped model that refers to itself still holds the group."""
-    # As in every run. Imported by DDP itself, when the group is there, it would hold it.
-    importlib.import_module("torch._dynamo")
-    pid = os.fork()
-    if pid == 0:
-        status = 1
-        try:
-            store = f"file://{tmp_path / 'store'}"
-            distributed.init_process_group("gloo", init_method=store, rank=0, world_size=1)
-            model = nn.parallel.DistributedDataParallel(nn.Linear(2, 2))
-            model.itself = [model]
-            assert any("gloo" in name for name in thread_names())
-            del model
-            leave_process_group()
-            # The system lists a thread for a moment after it has ended.
-            end = time.monotonic() + 10
-            while any("gloo" in name for name in thread_names()) and time.monotonic() < end:
-                time.sleep(0.01)
-            assert not any("gloo" in name for name in thread_names())
-            leave_process_group()
-            status = 0
-        finally:
-            os._exit(status)
-    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
-
-
-def thread_names() -> list[str]:
-    found = []
-    for path in Path("/proc/self/task").glob("*/comm"):
-        with contextlib.suppress(OSError):  # it has ended since
-            found.append(path.read_text().strip())
-    return found
+    (tmp_path / "script.py").write_text(SCRIPT)
+    call = [sys.executable, tmp_path / "script.py", f"file://{tmp_path / 'store'}"]
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    done = subprocess.run(call, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
