@@ -7,7 +7,7 @@ annotations/panoptic_{train,val}2017.json            COCO panoptic records
 annotations/panoptic_{train,val}2017/ID.png            and their segments, id = R + 256 G + 65536 B
 annotations/{training,validation}/ID.png             ADE20K label maps, 0 is no label
 depth/{training,validation}/ID.png                   16 bits, mm
-matting/{training,validation}/{alpha,fg,bg,trimap}/  the nearest thing's matte
+matting/{training,validation}/{alpha,fg,bg,trimap}/  the nearest object's matte
 shapes.json                                          the arguments, written last
 """
 

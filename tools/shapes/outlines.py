@@ -1,4 +1,4 @@
-"""Outlines of the things as signed distances: negative inside, in pixels, exact near the edge."""
+"""Outlines of the objects as signed distances: negative inside, in pixels, exact near the edge."""
 
 from __future__ import annotations
 
@@ -133,4 +133,4 @@ OUTLINES: dict[str, Callable[[Stream, float, float], Outline]] = {
     "crescent": crescent,
     "flower": flower,
 }
-"""Name of a thing -> (stream, radius, line width; both in pixels) -> its outline."""
+"""Name of a object -> (stream, radius, line width; both in pixels) -> its outline."""

@@ -26,7 +26,7 @@ from .textures import (
 )
 
 FARTHEST, NEAREST = 4400.0, 900.0
-"""Depth of the things in mm: each gets a slice of its own between the two."""
+"""Depth of the objects in mm: each gets a slice of its own between the two."""
 
 LIGHT = (-0.6, -0.8)
 """Direction towards the light in the image plane: from the upper left."""
@@ -48,7 +48,7 @@ CROWDABLE = ("disk", "star", "triangle", "flower")
 
 @dataclass
 class Instance:
-    """A thing, or a group of things of one class, with the pixels where it is seen."""
+    """A object, or a group of objects of one class, with the pixels where it is seen."""
 
     category_id: int
     is_crowd: bool
@@ -58,7 +58,7 @@ class Instance:
 
 @dataclass
 class Matte:
-    """The nearest thing as a matting problem.
+    """The nearest object as a matting problem.
 
     image = alpha * foreground + (1 - alpha) * background
     """
@@ -85,7 +85,7 @@ class Scene:
     depth: np.ndarray
     """(H, W), uint16, mm."""
     matte: Matte | None
-    """None in an image without things."""
+    """None in an image without objects."""
 
 
 @dataclass
@@ -180,7 +180,7 @@ def draw_scene(seed: int, split: int, index: int, height: int, width: int) -> Sc
 
 
 def _choose_things(stream: Stream, height: int, width: int) -> list[_Thing]:
-    """Things from the farthest to the nearest; none in one image of fifty."""
+    """Objects from the farthest to the nearest; none in one image of fifty."""
     if stream.chance(0.02):
         return []
     count = stream.integer(4, 9)
@@ -208,7 +208,7 @@ def _place(
     height: int,
     width: int,
 ) -> tuple[float, float]:
-    """The best of a few random places, half of them beside a farther thing; few hide one whole."""
+    """The best of a few random places, half of them beside a farther object; few hide one whole."""
     best, best_gap = (0.5 * width, 0.5 * height), -np.inf
     for _ in range(6):
         x = width * stream.uniform(0.04, 0.96)
@@ -265,7 +265,7 @@ def _paint(stream: Stream, name: str, radius: float) -> _Paint:
 
 
 def _softness(stream: Stream, thing: _Thing) -> float:
-    """Width in pixels of the nearest thing's edge: it is out of focus now and then."""
+    """Width in pixels of the nearest object's edge: it is out of focus now and then."""
     blur = stream.uniform(2.0, 7.0) if stream.chance(0.5) else 1.0
     # a wider edge than this would leave a thin shape transparent in its middle
     return max(1.0, min(blur, thing.shapes[0].outline.thickness))
@@ -318,7 +318,7 @@ def _cast_shadow(canvas: Canvas, patch: _Patch, shape: _Shape) -> None:
 def _composite_nearest(
     canvas: Canvas, patch: _Patch, shape: _Shape, alpha: np.ndarray
 ) -> tuple[Matte, np.ndarray]:
-    """The matte of the nearest thing, and its mask within the patch."""
+    """The matte of the nearest object, and its mask within the patch."""
     part = (patch.rows, patch.columns)
     whole = np.zeros(canvas.depth.shape, np.uint8)
     whole[part] = np.floor(alpha * 255.0 + 0.5).astype(np.uint8)
