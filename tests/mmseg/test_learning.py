@@ -20,7 +20,7 @@ ITERATIONS = 60
 def test_upernet_learns(tmp_path):
     data = tmp_path / "shapes"
     call = [sys.executable, ROOT / "tools" / "make_shapes.py", data]
-    subprocess.run([*call, "--train", "160", "--val", "16", "--quiet"], check=True)
+    subprocess.run([*call, "--train", "160", "--val", "16"], check=True)
     parts = ("train", "val", "test")
     options = [
         *(f"{part}_dataloader.dataset.data_root={data}" for part in parts),

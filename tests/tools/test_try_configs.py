@@ -123,7 +123,8 @@ def tools_that_leave(monkeypatch):
                 (out.parent / "iter_2.pth").touch()
                 return SimpleNamespace(returncode=statuses[0])
             assert Path(command[3]).name == "iter_2.pth"
-            (out / "metrics.json").write_text(json.dumps(dict(**metrics, time=0.1)))
+            (out / f"{out.name}.json").write_text(json.dumps(dict(**metrics, time=0.1)))
+            (out / "run.json").write_text(json.dumps(dict(settings="of a training")))
             return SimpleNamespace(returncode=statuses[1])
 
         monkeypatch.setattr(tool.subprocess, "run", run)

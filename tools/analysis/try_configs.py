@@ -139,7 +139,8 @@ def read_logs(work_dir: Path) -> tuple[list[float], dict[str, float]]:
         losses += [record["loss"] for record in records if "loss" in record]
     metrics: dict[str, float] = {}
     for path in work_dir.glob("*/*.json"):
-        metrics |= json.loads(path.read_text())
+        if path.stem == path.parent.name:  # not run.json, the record of a training
+            metrics |= json.loads(path.read_text())
     timing = ("time", "data_time")
     return losses, {name: value for name, value in metrics.items() if name not in timing}
 
