@@ -5,7 +5,7 @@
 """
 
 from mmdysample.registry import build_upsampler, list_upsamplers, register_upsampler
-from mmdysample.upsamplers import *  # noqa: F403 - one import line an upsampler, in upsamplers/
+from mmdysample.upsamplers import *  # noqa: F403 - one import line per upsampler, in upsamplers/
 from mmdysample.upsamplers import __all__ as _upsamplers
 from mmdysample.version import __version__
 

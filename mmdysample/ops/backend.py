@@ -34,7 +34,7 @@ VARIABLE = "MMDYSAMPLE_BACKEND"
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 # Positions within one map are counted in 32 bits, with room for a block beyond its end. Everything
 # else is counted in 64.
-MOST_PIXELS = 2**31 - 2**16
+MAX_PIXELS = 2**31 - 2**16
 
 _logger = logging.getLogger("mmdysample")
 # Plain values of the module: torch.compile reads them while it traces, and guards on them.
@@ -119,8 +119,8 @@ def _reason_against(pixels: int, maps: tuple[Tensor, ...]) -> str | None:
     for value in maps:
         if value.dtype not in DTYPES:
             return f"{value.dtype} is not supported"
-    if pixels > MOST_PIXELS:
-        return f"a channel of the result has more than {MOST_PIXELS} pixels"
+    if pixels > MAX_PIXELS:
+        return f"a channel of the result has more than {MAX_PIXELS} pixels"
     if is_transforming():
         return "a transform of torch.func or forward-mode differentiation is at work"
     return None

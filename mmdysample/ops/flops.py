@@ -20,7 +20,7 @@ import torch
 from mmdysample.ops import local_similarity, point_sample, reassemble  # noqa: F401 - registers
 
 Shape = tuple[int, ...]
-NEIGHBOURS = 4  # of a point, in bilinear sampling
+NEIGHBORS = 4  # of a point, in bilinear sampling
 
 
 def weighted_sum(
@@ -35,8 +35,8 @@ def of_pixels(pixels: Shape, other: Shape, kernel_size: int, *settings, out_shap
 
 
 def _of_points(values: Shape, coordinates: Shape) -> int:
-    """Each value is a sum over the neighbours, whose weights a group of channels shares."""
-    return 2 * NEIGHBOURS * (prod(values) + prod(coordinates) // 2)
+    """Each value is a sum over the neighbors, whose weights a group of channels shares."""
+    return 2 * NEIGHBORS * (prod(values) + prod(coordinates) // 2)
 
 
 def point_sample_forward(x: Shape, offset: Shape, *settings, out_shape: Shape) -> int:

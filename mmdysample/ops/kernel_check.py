@@ -183,7 +183,7 @@ def _point_sample(dtypes, device, channels_last) -> Pairs:
     from mmdysample.ops.triton import point_sample
 
     x, grad = (_map(shape, dtypes[0], channels_last) for shape in (_COARSE, _FINE))
-    # From -2 to 2 pixels, a sixteenth or more from pixel centres, where gradients jump.
+    # From -2 to 2 pixels, a sixteenth or more from pixel centers, where gradients jump.
     steps = torch.arange(2 * 2 * 4 * 15, device="cpu") * 7 % 32
     offset = ((2 * steps - 31) / 16).reshape(1, 16, 3, 5).to(dtypes[1])
 

@@ -11,7 +11,7 @@ def is_channels_last(x: Tensor) -> bool:
 
 
 def like_layout(like: Tensor, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
-    """An uninitialised tensor in the memory format of ``like``."""
+    """An uninitialized tensor in the memory format of ``like``."""
     memory_format = torch.channels_last if is_channels_last(like) else torch.contiguous_format
     return torch.empty(shape, dtype=dtype, device=like.device, memory_format=memory_format)
 

@@ -36,7 +36,7 @@ def local_similarity(query: Tensor, key: Tensor, kernel_size: int, scale_factor:
 
 
 def point_sample(x: Tensor, offset: Tensor, scale_factor: int = 2, groups: int = 1) -> Tensor:
-    """Shuffle the offsets (B, 2*g*s*s, H, W) from pixel centres to the result's size and sample."""
+    """Shuffle the offsets (B, 2*g*s*s, H, W) from pixel centers to the result's size and sample."""
     offset = F.pixel_shuffle(offset, scale_factor)
     return sample_shuffled(x, offset, scale_factor, groups, "nearest")
 

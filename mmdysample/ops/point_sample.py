@@ -3,7 +3,7 @@
 DySample ("Learning to Upsample by Learning to Sample", ICCV 2023), section 3.1, Eq. (1) and (3).
 
 :func:`_compute` chooses who computes it, forward and backward: Triton's kernels
-(:mod:`point_sample_autograd`), sums of rows (:mod:`cpu.point_sample_rows`) or PyTorch's
+(:mod:`point_sample_autograd`), sums of rows (:mod:`pytorch.point_sample_rows`) or PyTorch's
 ``grid_sample``.
 """
 
@@ -17,13 +17,13 @@ from mmdysample.errors import InvalidValue
 from mmdysample.ops import point_sample_autograd
 from mmdysample.ops.backend import uses_triton
 from mmdysample.ops.checks import check_map, check_same_device, positive_int
-from mmdysample.ops.cpu.point_sample_rows import by_indexing, by_rows
 from mmdysample.ops.layout import in_layout_of, is_channels_last
 from mmdysample.ops.precision import float32_or_more
+from mmdysample.ops.pytorch.point_sample_rows import by_indexing, by_rows
 from mmdysample.ops.tracing import is_exporting, is_transforming
 
-SHORTEST_ROW = 16
-"""Channels a group, from where rows pay on a CPU: they fill a line of its cache."""
+MIN_CHANNELS_PER_GROUP = 16
+"""Fewest channels per group for which row sampling is faster: they fill a CPU's cache line."""
 
 
 def point_sample(x: Tensor, offset: Tensor, scale_factor: int = 2, groups: int = 1) -> Tensor:
@@ -34,10 +34,10 @@ def point_sample(x: Tensor, offset: Tensor, scale_factor: int = 2, groups: int =
         column  col + offset[b, (0, k, i, j), row, col]
         row     row + offset[b, (1, k, i, j), row, col]
 
-    in units of input pixels, counted from the centre of the pixel and clamped to the outermost
-    pixel centres; one that is not a number lies in the first pixel. It becomes pixel
+    in units of input pixels, counted from the center of the pixel and clamped to the outermost
+    pixel centers; one that is not a number lies in the first pixel. It becomes pixel
     (s*row + i, s*col + j) of the result. Zero offsets give nearest interpolation; the sub-pixel
-    centres, (i - (s-1)/2)/s, give bilinear interpolation.
+    centers, (i - (s-1)/2)/s, give bilinear interpolation.
 
     Args:
         x: (B, C, H, W), floating point.
@@ -68,14 +68,14 @@ def point_sample(x: Tensor, offset: Tensor, scale_factor: int = 2, groups: int =
 
 
 def _compute(x: Tensor, offset: Tensor, s: int, g: int) -> Tensor:
-    """Choose the implementation: by who watches, the device and the layout."""
+    """Choose the implementation: by whether the call is traced or transformed, device, layout."""
     if is_exporting():
         return in_layout_of(x, _by_grid_sample(x, offset, s, g))
     if uses_triton("point_sample", s * s * x.shape[2] * x.shape[3], x, offset):
         return point_sample_autograd.point_sample(x, offset, s, g)
     if is_transforming():
         return by_indexing(x, offset, s, g)
-    if x.device.type == "cpu" and is_channels_last(x) and x.shape[1] // g >= SHORTEST_ROW:
+    if x.device.type == "cpu" and is_channels_last(x) and x.shape[1] // g >= MIN_CHANNELS_PER_GROUP:
         return by_rows(x, offset, s, g)
     return in_layout_of(x, _by_grid_sample(x, offset, s, g))
 
@@ -94,7 +94,7 @@ def _by_grid_sample(x: Tensor, offset: Tensor, s: int, g: int) -> Tensor:
     # stacked, the permuted points are laid out as grid_sample reads them
     grid = torch.stack((grid_x, grid_y), dim=-1).reshape(batch * g, s * height, s * width, 2)
     if x.device.type == "cpu" and not is_exporting():
-        # Of a position that is not a number its backward would write anywhere.
+        # For positions that are NaN the backward of grid_sample on a CPU writes out of bounds.
         grid = grid.nan_to_num(nan=-1.0)
     out = F.grid_sample(
         x.to(dtype).reshape(batch * g, channels // g, height, width),

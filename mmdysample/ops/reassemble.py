@@ -32,11 +32,11 @@ def reassemble(
             kernel[b, (k, i, j), Y, X] * x[b, c, Y // s + i - K // 2, X // s + j - K // 2]
 
     where k is the group of channel c. Where a window leaves the map, x counts as zero, which times
-    an infinite weight is NaN; the kernel is used as it is, never renormalised.
+    an infinite weight is NaN; the kernel is used as it is, never renormalized.
 
     Args:
         x: (B, C, H, W), floating point.
-        kernel: (B, g*K*K, s*H, s*W), floating point, already normalised; channels ordered as
+        kernel: (B, g*K*K, s*H, s*W), floating point, already normalized; channels ordered as
             (group, window row, window column).
         kernel_size: K, odd.
         scale_factor: s >= 1.

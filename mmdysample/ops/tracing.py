@@ -1,6 +1,6 @@
-"""Who watches the operators of a call: an exporter, or PyTorch's function transforms.
+"""Whether a call is traced by an exporter or transformed by PyTorch's function transforms.
 
-Both follow PyTorch's basic operators only, so what they watch is computed with those.
+Both follow PyTorch's basic operators only, so such a call is computed with those.
 """
 
 from __future__ import annotations

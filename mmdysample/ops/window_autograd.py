@@ -17,9 +17,10 @@ product                  what it is                      its gradients
 :class:`ScatteredSum`    by ``coarse``                   WeightedSum, InnerProduct
 =======================  ==============================  ==============================
 
-They are computed by :mod:`triton.windows` on GPUs, by :mod:`cpu.window_tiles` elsewhere, and by
-:mod:`window_taps` where somebody follows basic operators alone (:mod:`tracing`). As registered
-operators they are one node of a compiled graph, however many tiles they run through.
+They are computed by :mod:`triton.windows` where :func:`uses_triton` says so, else by
+:mod:`pytorch.window_tiles`; by :mod:`window_taps` where an exporter or a transform follows basic
+operators alone (:mod:`tracing`). As registered operators they are one node of a compiled graph,
+however many tiles they run through.
 """
 
 from __future__ import annotations
@@ -30,8 +31,8 @@ from torch import Tensor
 from mmdysample.ops import window_taps
 from mmdysample.ops.backend import uses_triton
 from mmdysample.ops.checks import Window
-from mmdysample.ops.cpu import window_tiles
 from mmdysample.ops.layout import like_layout
+from mmdysample.ops.pytorch import window_tiles
 from mmdysample.ops.tracing import is_exporting, is_transforming
 
 # dtype is that of the result

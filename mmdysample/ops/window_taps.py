@@ -1,9 +1,9 @@
 """The window products in PyTorch's basic operators, one tap of the windows at a time.
 
-Slower than :mod:`cpu.window_tiles`, and for exporters, torch.func and forward-mode differentiation,
-which follow basic operators only; also the exact form where a value is not finite. What autograd
-keeps of it are views of the maps (copies only where a map's dtype is not the one of the sums).
-Another term of the result's size, in float32 or float64, is held while it is added.
+Slower than :mod:`pytorch.window_tiles`, and for exporters, torch.func and forward-mode
+differentiation, which follow basic operators only; also the exact form where a value is not finite.
+What autograd keeps of it are views of the maps (copies only where a map's dtype is not the one of
+the sums). Another term of the result's size, in float32 or float64, is held while it is added.
 
 :mod:`window_autograd` says what the products are; ``dtype`` is that of the result.
 """

@@ -1,4 +1,4 @@
-"""Upsamplers, one paper a file. Importing a file here registers what it holds."""
+"""Upsamplers, one paper per file. Importing a file here registers what it holds."""
 
 from mmdysample.upsamplers.a2u import A2U
 from mmdysample.upsamplers.base import Upsampler

@@ -18,13 +18,13 @@ from mmdysample.registry import register_upsampler
 from mmdysample.upsamplers.base import Upsampler
 from mmdysample.upsamplers.layers import (
     Conv2d,
-    float32_or_more,
     group_norm,
     only_scale_2,
     pixel_shuffle,
+    to_float32_or_more,
 )
 
-GROUPS = 32  # of the normalisation
+GROUPS = 32  # of the normalization
 WINDOW = 6  # of the low-rank kernels U and V, in pixels of the guide
 KERNEL_SIZE = 3  # of the upsampling kernels
 
@@ -34,17 +34,17 @@ class A2U(Upsampler):
     """Upsampling kernels from second-order features of the guide ('dynamic-cs-d').
 
     The guide predicts, for each sample, two 6x6 kernels U and V, shared by all channels, and 36
-    numbers P. With u and v the guide convolved by U and V at the resolution of ``x``, normalised in
+    numbers P. With u and v the guide convolved by U and V at the resolution of ``x``, normalized in
     32 groups and passed through LeakyReLU, the affinity of a pixel is the scaled inner product
     A = u.v / sqrt(C_y); A*P are the logits of the 3x3 kernels of its four sub-pixels. They pass
-    through sigmoid and softmax, and sum neighbours of ``x``, zero outside the map.
+    through sigmoid and softmax, and sum neighbors of ``x``, zero outside the map.
 
     Args:
         in_channels: channels C of ``x``.
         scale_factor: 2, nothing else is defined.
         guide_channels: C_y, divisible by 32.
 
-    Weights without biases and normalisation: 38*C_y.
+    Weights without biases and normalization: 38*C_y.
 
     State-dict names are ``U``, ``V``, ``P``, ``norm_u``, ``norm_v``; those of the authors' module
     load too, without ``bconv_DP``, which belongs to their downsampling.
@@ -91,8 +91,8 @@ class A2U(Upsampler):
         pooled = _pool_to_window(guide)
         kernels = torch.cat((self.U(pooled), self.V(pooled)), dim=1)
         u, v = _convolve_each_sample(guide.to(kernels.dtype), kernels).unbind(dim=2)
-        u = float32_or_more(F.leaky_relu(group_norm(u, self.norm_u), 0.01))
-        v = float32_or_more(F.leaky_relu(group_norm(v, self.norm_v), 0.01))
+        u = to_float32_or_more(F.leaky_relu(group_norm(u, self.norm_u), 0.01))
+        v = to_float32_or_more(F.leaky_relu(group_norm(v, self.norm_v), 0.01))
         return (u * v).sum(dim=1, keepdim=True) / self.guide_channels**0.5
 
     def flops(self, height: int, width: int) -> dict[str, int]:

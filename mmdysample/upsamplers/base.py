@@ -44,6 +44,7 @@ class Upsampler(nn.Module, ABC):
 
     def __new__(cls, *args, **kwargs):
         # Here, and not in `__init__`, so that the sentence is the same whichever registry built us.
+        # The tools check all of a config before it is built: engine/checks/parts.py.
         parameters = inspect.signature(cls.__init__).parameters.values()
         accepted = [p.name for p in parameters if p.name != "self"]
         takes_any = any(p.kind is p.VAR_KEYWORD for p in parameters)
@@ -76,7 +77,7 @@ class Upsampler(nn.Module, ABC):
         """Cost of one sample of ``height`` x ``width``, by part of the operator.
 
         As in the papers' tables, a multiply-accumulate counts as one, and so does a product of two
-        values alone. Constant factors, additions, activations and normalisations do not count.
+        values alone. Constant factors, additions, activations and normalizations do not count.
         """
         raise NotImplementedError(f"{type(self).__name__} does not say what it costs")
 

@@ -14,16 +14,16 @@ from mmdysample.ops import reassemble
 from mmdysample.ops.checks import odd_int, positive_int
 from mmdysample.registry import register_upsampler
 from mmdysample.upsamplers.base import Upsampler
-from mmdysample.upsamplers.layers import Conv2d, float32_or_more, pixel_shuffle
+from mmdysample.upsamplers.layers import Conv2d, pixel_shuffle, to_float32_or_more
 
 
 @register_upsampler
 class CARAFE(Upsampler):
-    """Predicts from ``x`` a K*K kernel for every output pixel and sums its neighbours with it.
+    """Predicts from ``x`` a K*K kernel for every output pixel and sums its neighbors with it.
 
     1x1 convolution C -> 64, 3x3 convolution to the s*s*K*K logits of a pixel, pixel shuffle,
-    softmax over the K*K. Neighbours outside the map count as zero, and the kernel is not normalised
-    again there. It starts close to a plain average of the K*K neighbours.
+    softmax over the K*K. Neighbors outside the map count as zero, and the kernel is not normalized
+    again there. It starts close to a plain average of the K*K neighbors.
 
     Arguments and state-dict names are those of mmcv's ``CARAFEPack``.
 
@@ -74,7 +74,7 @@ class CARAFE(Upsampler):
     def kernel(self, x: Tensor) -> Tensor:
         """The kernels, (B, C, H, W) -> (B, g*K*K, s*H, s*W); each sums to 1."""
         logits = self.content_encoder(self.channel_compressor(x))
-        logits = float32_or_more(pixel_shuffle(logits, self.scale_factor))
+        logits = to_float32_or_more(pixel_shuffle(logits, self.scale_factor))
         return logits.unflatten(1, (self.up_group, -1)).softmax(dim=2).flatten(1, 2)
 
     def flops(self, height: int, width: int) -> dict[str, int]:

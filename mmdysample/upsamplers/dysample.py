@@ -23,7 +23,7 @@ from mmdysample.upsamplers.layers import Conv2d
 STYLES = ("lp", "pl")
 INITIAL_POSITIONS = ("bilinear", "nearest")
 OFFSET_STD = 0.001  # of the initial weights
-POSITION_ROUNDING = 2**-9  # of positions up to 1/2 in bfloat16, and some
+POSITION_ROUNDING = 2**-9  # of positions up to 1/2 in bfloat16, with a margin
 
 
 @register_upsampler
@@ -50,7 +50,7 @@ class DySample(Upsampler):
         scope_factor: what offsets are multiplied by (Table 2); None means the paper's 0.25, or 0.5
             with ``dyscope``, whose sigmoid starts at one half.
         initial_position: where points lie at zero offset (Table 1): 'bilinear' at the sub-pixel
-            centres, 'nearest' at the pixel centre.
+            centers, 'nearest' at the pixel center.
         guide_channels: accepted as every upsampler does; not used.
 
     Weights without biases: 2*g*s*s*C for 'lp', 2*g*C/(s*s) for 'pl'; doubled by ``dyscope``.
@@ -108,7 +108,7 @@ class DySample(Upsampler):
         return point_sample(x, self.sampling_offset(x), self.scale_factor, self.groups)
 
     def sampling_offset(self, x: Tensor) -> Tensor:
-        """Where the points lie, in input pixels from the pixel's centre: Eq. (4) or (5).
+        """Where the points lie, in input pixels from the pixel's center: Eq. (4) or (5).
 
         (B, C, H, W) -> (B, 2*g*s*s, H, W), channels ordered (axis, group, sub-row, sub-column).
         """
@@ -126,7 +126,7 @@ class DySample(Upsampler):
         parts = {
             "offsets": projections * repeats * self.offset.weight.numel(),
             "scope": self.dyscope * 2 * self.groups * s2,
-            # a point has four neighbours, their weights are shared by a group's channels
+            # a point has four neighbors, their weights are shared by a group's channels
             "sampling": 4 * s2 * (self.in_channels + self.groups),
         }
         return {part: count * height * width for part, count in parts.items()}
@@ -208,7 +208,7 @@ def initial_positions(
     s = scale_factor
     if name == "nearest":
         return torch.zeros(1, 2 * groups * s * s, 1, 1, device=device)
-    centre = (torch.arange(s, device=device) - (s - 1) / 2) / s
-    y, x = torch.meshgrid(centre, centre, indexing="ij")
+    center = (torch.arange(s, device=device) - (s - 1) / 2) / s
+    y, x = torch.meshgrid(center, center, indexing="ij")
     points = torch.stack((x, y)).unsqueeze(1).expand(2, groups, s, s)
     return points.reshape(1, -1, 1, 1).contiguous()

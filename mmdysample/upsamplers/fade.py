@@ -19,9 +19,9 @@ from mmdysample.upsamplers.base import Upsampler
 from mmdysample.upsamplers.layers import (
     Conv2d,
     as_cells,
-    float32_or_more,
     join_cells,
     split_cells,
+    to_float32_or_more,
 )
 
 
@@ -34,7 +34,7 @@ class FADE(Upsampler):
 
         logits = conv3x3(E y; theta, b) + nearest(conv3x3(D x; theta, b))
 
-    Softmax over the K*K logits gives the kernels that sum neighbours of x, zero outside the map.
+    Softmax over the K*K logits gives the kernels that sum neighbors of x, zero outside the map.
     The gate g = sigmoid(nearest(conv1x1 x)) blends: g*y + (1-g)*(reassembled x).
 
     ==================  =================================================================
@@ -111,8 +111,8 @@ class FADE(Upsampler):
         s = self.scale_factor
         # The low-to-high form, as written above. Its rival makes the same sums at low resolution,
         # from s*s shifted copies of the compressed guide.
-        fine = float32_or_more(self.theta(self.E(guide)))
-        coarse = float32_or_more(self.theta(self.D(x)))
+        fine = to_float32_or_more(self.theta(self.E(guide)))
+        coarse = to_float32_or_more(self.theta(self.D(x)))
         return join_cells(split_cells(fine, s) + as_cells(coarse)).softmax(dim=1)
 
     def flops(self, height: int, width: int) -> dict[str, int]:

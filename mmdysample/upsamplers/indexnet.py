@@ -40,8 +40,8 @@ class IndexNet(Upsampler):
         variant: 'hin' or 'm2o'.
         guide_channels: C_y.
 
-    Weights without biases: HIN 32*C_y^2 + 8*C_y, M2O 64*C_y^2 + 4*C_y*C; batch normalisation adds
-    4*C_y and 8*C_y. In training it needs more than one value a channel: a map of 1x1 pixels with
+    Weights without biases: HIN 32*C_y^2 + 8*C_y, M2O 64*C_y^2 + 4*C_y*C; batch normalization adds
+    4*C_y and 8*C_y. In training it needs more than one value per channel: a map of 1x1 pixels with
     one sample raises PyTorch's ValueError.
 
     State-dict names: ``index.{0,1,3}.*``, with 'm2o' ``index.N.{0,1,3}.*`` for sub-pixel N = 0 to

@@ -17,7 +17,7 @@ class _Interpolation(Upsampler):
 
 @register_upsampler
 class Nearest(_Interpolation):
-    """Nearest-neighbour interpolation."""
+    """Nearest-neighbor interpolation."""
 
     def upsample(self, x: Tensor, guide: None, size: tuple[int, int]) -> Tensor:
         return F.interpolate(x, size=size, mode="nearest")

@@ -15,7 +15,7 @@ from mmdysample.ops import precision
 class _Initialized:
     """Mixin before a layer of PyTorch: ``init`` sets its initial weights; biases start at zero.
 
-    The layer holds its own initialisation because FSDP, and whoever else materialises a model from
+    The layer holds its own initialization because FSDP, and whoever else materializes a model from
     the meta device, resets modules one by one, parents before their children.
     """
 
@@ -49,7 +49,7 @@ def only_scale_2(upsampler: str, scale_factor: int) -> None:
         raise InvalidValue(f"{upsampler} is defined for scale_factor=2 only, got {scale_factor!r}")
 
 
-def float32_or_more(x: Tensor) -> Tensor:
+def to_float32_or_more(x: Tensor) -> Tensor:
     """``x`` in float32, in float64 if it is."""
     return x.to(precision.float32_or_more(x.dtype))
 

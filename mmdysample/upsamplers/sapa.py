@@ -20,10 +20,10 @@ from mmdysample.upsamplers.base import Upsampler, one_of
 from mmdysample.upsamplers.layers import (
     Linear,
     as_cells,
-    float32_or_more,
     group_norm,
     join_cells,
     split_cells,
+    to_float32_or_more,
 )
 
 # The linear layers of each variant
@@ -34,12 +34,12 @@ LAYERS = {
     "p": ("q_y", "q_x", "k"),
 }
 EPSILON = 1e-6
-# Normalisations, and the initial weights of the linear layers in the authors' repository of each
+# Normalizations, and the initial weights of the linear layers in the authors' repository of each
 NORMS = {
     "layer": partial(nn.init.trunc_normal_, std=0.02),
     "group": partial(nn.init.normal_, std=0.02),
 }
-GROUPS = 32  # of the group normalisation
+GROUPS = 32  # of the group normalization
 
 
 def _divide_by_sum(weights: Tensor) -> Tensor:
@@ -62,7 +62,7 @@ class SAPA(Upsampler):
 
     A guide pixel gives a query q, a pixel of x a key k. The kernel of an output pixel is h of the
     inner products of its query with the keys of the window, divided by their sum; it sums the raw
-    x. Outside the map the similarity is 0, which takes part in the normalisation, and so is x.
+    x. Outside the map the similarity is 0, which takes part in the normalization, and so is x.
 
     ======================  ========================================  ===============
     SAPA-I ('i')            q = LN(y)                                 k = LN(x)
@@ -71,7 +71,7 @@ class SAPA(Upsampler):
     plain addition ('p')    q = W_y LN(y) + W_x x                     k = W_k LN(x)
     ======================  ========================================  ===============
 
-    LN normalises over channels (``norm='group'``: each of 32 groups of channels over a sample's
+    LN normalizes over channels (``norm='group'``: each of 32 groups of channels over a sample's
     pixels), all W have biases, g = sigmoid(w LN(x)); what x gives q lies on
     each of the s*s sub-pixels.
 
@@ -155,7 +155,7 @@ class SAPA(Upsampler):
         """The kernels, (B, K*K, s*H, s*W)."""
         query, key = self.embed(x, guide)
         similarity = local_similarity(query, key, self.kernel_size, self.scale_factor)
-        return NORMALIZATIONS[self.normalization](float32_or_more(similarity))
+        return NORMALIZATIONS[self.normalization](to_float32_or_more(similarity))
 
     def embed(self, x: Tensor, guide: Tensor) -> tuple[Tensor, Tensor]:
         """q, (B, d, s*H, s*W), and k, (B, d, H, W)."""

@@ -36,7 +36,7 @@ CASES = {
 
 
 def far_apart(shape: tuple[int, ...], axis: int, dtype=torch.float16) -> Tensor:
-    """Zeros whose neighbours along ``axis`` are 2^30 elements apart."""
+    """Zeros whose neighbors along ``axis`` are 2^30 elements apart."""
     strides, step = [0] * 4, 1
     for other in (3, 2, 1, 0):
         if other != axis:

@@ -141,7 +141,7 @@ def test_accesses_of_a_warp_lie_side_by_side(compiled):
     assert compiled["inner_product"]["layouts"][0] == "[32, 1]"
     assert "st.global.v4.b32" in compiled["forward channels_last"]["stores"]
     assert "ld.global.v4.b32" in compiled["forward channels_last"]["loads"]
-    # pairs of neighbours
+    # pairs of neighbors
     assert compiled["weighted_sum"]["stores"] == ["st.global.v2.b32"]
 
 

@@ -62,7 +62,7 @@ def _fine_at_the_first_column(row, column, part, stride_row, stride_column, S: t
 
 
 @triton.jit
-def _neighbours_weighted_the_wrong_way_round(position, length, ACC: tl.constexpr):
+def _neighbors_weighted_the_wrong_way_round(position, length, ACC: tl.constexpr):
     last = (length - 1).to(ACC)
     inside = (position > 0) & (position < last)
     position = tl.where(position > 0, position, 0.0)
@@ -96,7 +96,7 @@ BROKEN = {
     ),
     "sampling": (
         point_sample,
-        *("triton.point_sample", "_neighbours", _neighbours_weighted_the_wrong_way_round),
+        *("triton.point_sample", "_neighbors", _neighbors_weighted_the_wrong_way_round),
         *({"point_sample"}, "differs from PyTorch's in the result"),
     ),
     "gradient": (

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from mmdysample.ops import local_similarity, naive, reassemble
-from mmdysample.ops.cpu import window_tiles
+from mmdysample.ops.pytorch import window_tiles
 from tests.ops.windows import (
     FORMATS,
     OPERATIONS,

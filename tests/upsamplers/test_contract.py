@@ -1,4 +1,4 @@
-"""What every upsampler promises, held for each registered one: a new one needs no line here."""
+"""What every upsampler promises, for each registered one; variants to test are in SETTINGS."""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ from mmdysample.ops.triton.launch import Kernel, tuning_key
 
 
 @triton.jit
-def _neighbours(position, length, ACC: tl.constexpr):
+def _neighbors(position, length, ACC: tl.constexpr):
     """The pixels before and after, how far it is from the first, and whether it can be moved."""
     last = (length - 1).to(ACC)
     # A position that is not a number becomes 0; so none is ever read outside of the map.
@@ -71,7 +71,7 @@ def _point(
     S: tl.constexpr,
     ACC: tl.constexpr,
 ):
-    """Where a pixel of the result is sampled: its two axes' :func:`_neighbours`."""
+    """Where a pixel of the result is sampled: its two axes' :func:`_neighbors`."""
     y, x = _row_and_column(pixel, width, S)
     row, column = y // S, x // S
     channel = group * S * S + (y % S) * S + x % S
@@ -80,12 +80,12 @@ def _point(
     offset_x = tl.load(here, mask=valid, other=0.0).to(ACC)
     here += groups.to(tl.int64) * S * S * offset_channel
     offset_y = tl.load(here, mask=valid, other=0.0).to(ACC)
-    x0, x1, across, moves_x = _neighbours(column.to(ACC) + offset_x, width, ACC)
-    y0, y1, down, moves_y = _neighbours(row.to(ACC) + offset_y, height, ACC)
+    x0, x1, across, moves_x = _neighbors(column.to(ACC) + offset_x, width, ACC)
+    y0, y1, down, moves_y = _neighbors(row.to(ACC) + offset_y, height, ACC)
     return x0, x1, across, moves_x, y0, y1, down, moves_y
 
 
-# Specialised to 1 a size would not be a number of Triton's any more.
+# Specialized to 1 a size would not be a number of Triton's any more.
 @triton.jit(do_not_specialize=["height", "width", "groups", "tuning_key"])
 def _forward_kernel(
     x_ptr,
@@ -250,7 +250,7 @@ def _backward_kernel(
                 unit = tl.load(unit_ptr + image * n_channels + channel, mask=is_channel, other=0.0)
             w_00, w_01 = (1 - down) * (1 - across), (1 - down) * across
             w_10, w_11 = down * (1 - across), down * across
-            # Weights that are zero, of neighbours beyond the border, are not worth an atomic.
+            # Weights that are zero, of neighbors beyond the border, are not worth an atomic.
             at_00 = to + (y0 * grad_x_row + x0 * grad_x_column)[:, None]
             at_01 = to + (y0 * grad_x_row + x1 * grad_x_column)[:, None]
             at_10 = to + (y1 * grad_x_row + x0 * grad_x_column)[:, None]

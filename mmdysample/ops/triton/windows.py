@@ -1,7 +1,7 @@
 """The three window products in fused Triton kernels; :mod:`window_autograd` says what they are.
 
 A program takes coarse pixels with 2*2 of the s*s pixels that lie in each of them, which share a
-window: a neighbour is read once for all four, and the K*K neighbours of a pixel overlap in the
+window: a neighbor is read once for all four, and the K*K neighbors of a pixel overlap in the
 cache with those of the next. (The sum over pixels takes all s*s.) Every sum is gathered by the
 program that stores it, in a fixed order, without atomics.
 
@@ -60,14 +60,14 @@ def _fine_at(row, column, part, stride_row, stride_column, S: tl.constexpr):
 
 @triton.jit
 def _store_pair(ptr, left, right, step, mask, has_right):
-    """Two neighbours of a row, in one access where they are adjacent in memory."""
+    """Two neighbors of a row, in one access where they are adjacent in memory."""
     side = tl.arange(0, 2)[None, None, :]
     mask = mask[:, :, None] & ((side == 0) | has_right)
     value = tl.join(left, right).to(ptr.dtype.element_ty)
     tl.store(ptr[:, :, None] + side * step, value, mask=mask)
 
 
-# Specialised to 1 a size would not be a number of Triton's any more.
+# Specialized to 1 a size would not be a number of Triton's any more.
 @triton.jit(do_not_specialize=_SIZES)
 def _weighted_sum_kernel(
     coarse_ptr,
@@ -318,7 +318,7 @@ def _kernel(
 
 
 def weighted_sum(coarse: Tensor, kernel: Tensor, window: Window, out: Tensor) -> None:
-    """As :func:`cpu.window_tiles.weighted_sum`."""
+    """As :func:`pytorch.window_tiles.weighted_sum`."""
     channels = coarse.shape[1] // window.groups
     tiles = _TILES_CHANNELS_LAST if is_channels_last(coarse) else _TILES
     function = _kernel(_weighted_sum_kernel, "BLOCK_C", tiles, triton.next_power_of_2(channels))
@@ -327,7 +327,7 @@ def weighted_sum(coarse: Tensor, kernel: Tensor, window: Window, out: Tensor) ->
 
 
 def inner_product(pixels: Tensor, coarse: Tensor, window: Window, out: Tensor) -> None:
-    """As :func:`cpu.window_tiles.inner_product`."""
+    """As :func:`pytorch.window_tiles.inner_product`."""
     taps = window.kernel_size**2
     function = _kernel(_inner_product_kernel, "TAPS", _TILES_OF_TAPS, triton.next_power_of_2(taps))
     quads = triton.cdiv(window.scale_factor, 2) ** 2
@@ -335,7 +335,7 @@ def inner_product(pixels: Tensor, coarse: Tensor, window: Window, out: Tensor) -
 
 
 def scattered_sum(pixels: Tensor, kernel: Tensor, window: Window, out: Tensor) -> None:
-    """As :func:`cpu.window_tiles.scattered_sum`."""
+    """As :func:`pytorch.window_tiles.scattered_sum`."""
     channels = pixels.shape[1] // window.groups
     tiles = _TILES_CHANNELS_LAST if is_channels_last(pixels) else _TILES_OF_PARTS
     most, parts = map(triton.next_power_of_2, (channels, window.scale_factor**2))

@@ -3,14 +3,14 @@
 :mod:`window_autograd` says what they compute. Here is how. The coarse map is cut into blocks of T*T
 pixels. What a block reads is the window of (T+K-1)^2 coarse pixels around it, which its (T*s)^2
 pixels share. A matrix of those pixels by that window, which holds each pixel's K*K kernel in the
-places of its own window and zeros elsewhere, turns the sums into one small matrix product a block.
-The zeros cost arithmetic, with T=4 and K=5 two and a half times of it, but spare what an unfolded
-map costs in memory traffic. Blocks are taken a tile at a time, as many as fit in a cache, so that
+places of its own window and zeros elsewhere, makes the sums one small matrix product per block. The
+zeros cost arithmetic, with T=4 and K=5 two and a half times of it, but spare what an unfolded map
+costs in memory traffic. Blocks are taken a tile at a time, as many as fit in a cache, so that
 nothing is held but a tile.
 
 Zero times infinity is not a number, so a value that is not finite would spoil its whole block. On a
 CPU such maps are noticed and computed by :mod:`window_taps` instead. On other devices, where
-looking at values would stop the queue, a block is spoilt.
+looking at values would stop the queue, a block is spoiled.
 """
 
 from __future__ import annotations
@@ -305,7 +305,7 @@ class Tiling:
             rows.zero_()
 
     def _padded(self, images: int, rows: int, columns: int) -> Tensor:
-        """(images, g, C/g, rows, columns), uninitialised."""
+        """(images, g, C/g, rows, columns), uninitialized."""
         size = (images, self.groups, rows, columns, self.group_channels)
         return torch.empty(size, **self.options).permute(0, 1, 4, 2, 3)
 

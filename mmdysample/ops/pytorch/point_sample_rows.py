@@ -13,13 +13,13 @@ from torch.autograd.function import once_differentiable
 
 from mmdysample.ops.precision import float32_or_more
 
-NEIGHBOURS = 4
+NEIGHBORS = 4
 """Pixels around a point, the rows of its sum."""
 
 
 def by_rows(x: Tensor, offset: Tensor, s: int, g: int) -> Tensor:
     """As :func:`mmdysample.ops.point_sample`, in channels last, fast on a CPU."""
-    rows, weights = _neighbours(x, offset, s, g)
+    rows, weights = _neighbors(x, offset, s, g)
     table = _table(x, g)
     # Its own gradient of a table takes twice as long as the one below.
     points = F.embedding_bag(rows, table.detach(), mode="sum", per_sample_weights=weights)
@@ -32,7 +32,7 @@ def by_indexing(x: Tensor, offset: Tensor, s: int, g: int) -> Tensor:
 
     Every transform of torch.func and forward-mode differentiation can follow them.
     """
-    rows, weights = _neighbours(x, offset, s, g)
+    rows, weights = _neighbors(x, offset, s, g)
     table = _table(x, g).index_select(0, rows.flatten())
     points = (table.unflatten(0, rows.shape) * weights.unsqueeze(-1)).sum(1)
     return _map(points, x, s).contiguous()
@@ -52,7 +52,7 @@ def _map(points: Tensor, x: Tensor, s: int) -> Tensor:
     return points.permute(0, 3, 1, 2).to(x.dtype)
 
 
-def _neighbours(x: Tensor, offset: Tensor, s: int, g: int) -> tuple[Tensor, Tensor]:
+def _neighbors(x: Tensor, offset: Tensor, s: int, g: int) -> tuple[Tensor, Tensor]:
     """The table's rows around each point and their weights, both (B*s*H*s*W*g, 4)."""
     batch, _, height, width = x.shape
     dtype = float32_or_more(x.dtype)
@@ -72,7 +72,7 @@ def _neighbours(x: Tensor, offset: Tensor, s: int, g: int) -> tuple[Tensor, Tens
     rows = torch.stack((above + left, above + right, below + left, below + right), -1)
     left, above = 1 - across, 1 - down
     weights = torch.stack((above * left, above * across, down * left, down * across), -1)
-    points = (batch * height * s * width * s * g, NEIGHBOURS)
+    points = (batch * height * s * width * s * g, NEIGHBORS)
     return rows.view(points), weights.view(points)
 
 
@@ -106,6 +106,6 @@ class _WithGradientOfTable(torch.autograd.Function):
         row, order = rows.flatten().sort(stable=True)
         start = torch.searchsorted(row, torch.arange(ctx.length, dtype=row.dtype))
         weights = weights.flatten()[order]
-        points = order // NEIGHBOURS
+        points = order // NEIGHBORS
         table = F.embedding_bag(points, grad, start, mode="sum", per_sample_weights=weights)
         return grad, table, None, None
