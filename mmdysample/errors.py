@@ -1,8 +1,9 @@
 """What a user can put right, as exceptions: their text is one sentence.
 
 The command-line tools print the sentence of a `UserError` and end with status 2; every other
-exception is a bug and keeps its traceback. In a user's own program `InvalidValue` and `InvalidType`
-are what Python's libraries raise for wrong arguments: a ValueError and a TypeError.
+exception is a bug and keeps its traceback (engine/errors.py). In a user's own program
+`InvalidValue` and `InvalidType` are what Python's libraries raise for wrong arguments: a ValueError
+and a TypeError.
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ from mmdysample.registry import build_upsampler
 
 
 def build_stages(upsample_cfg: dict, channels: int, count: int) -> ModuleList:
-    """``count`` x2 upsamplers of ``channels`` channels, each guided by as many.
+    """``count`` x2 upsamplers, each of ``channels`` channels with a guide of as many channels.
 
     mmengine's ModuleList initializes them after the host's own layers, so that a host's Xavier
     initialization does not overwrite theirs.
@@ -48,7 +48,7 @@ def top_down(
         coarsest: the level below the laterals, (B, C, h, w).
         laterals: (B, C, H, W), fine to coarse.
         stages: upsamplers; number N climbs to lateral N.
-        output_convs: one a lateral.
+        output_convs: one per lateral.
 
     Returns:
         The levels of the laterals, fine to coarse.

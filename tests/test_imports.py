@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+import mmdysample.engine
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "mmdysample"
@@ -98,6 +101,12 @@ def test_the_core_imports_torch_alone(path):
 def test_the_core_is_what_it_is_meant_to_be():
     names = {module_name(path) for path in CORE_FILES}
     assert {"mmdysample", "mmdysample.ops.point_sample", "mmdysample.upsamplers.dysample"} <= names
+
+
+def test_the_engine_lists_its_files():
+    listed = re.findall(r"^  (\S+?)/? {2,}", mmdysample.engine.__doc__, re.MULTILINE)
+    files = [path.name for path in (PACKAGE / "engine").glob("[!_]*")]
+    assert sorted(listed) == sorted(files)
 
 
 OPENMMLAB = ("mmcv", "mmengine", "mmdet", "mmseg", "cv2")

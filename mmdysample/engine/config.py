@@ -174,7 +174,7 @@ def fit_to_machine(cfg: Config, launcher: str) -> None:
         return
     env_cfg = cfg.get("env_cfg") or {}
     cfg.env_cfg = {**env_cfg, "dist_cfg": {**env_cfg.get("dist_cfg", {}), "backend": "gloo"}}
-    # mmengine wraps the model for one GPU a process unless it is told otherwise.
+    # mmengine wraps the model for one GPU per process unless it is told otherwise.
     cfg.model_wrapper_cfg = {
         "type": "MMDistributedDataParallel",
         "broadcast_buffers": False,

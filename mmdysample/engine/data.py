@@ -1,9 +1,9 @@
 """Data sets as the tools build them: what a user can get wrong in them is checked in front.
 
 The checks hold for any config: annotation files and directories are checked before a data set
-reads them; images and label maps when a sample is loaded, by transforms that are put beside those
-that load. The log lists them. They are in the built data set alone, and not in the config that is
-saved, so that what upstream's tools and inferencers read from that is as they know it.
+reads them; images and label maps when a sample is loaded, by transforms inserted before and after
+those that load. The log lists them. They are in the built data set alone, and not in the config
+that is saved, so that what upstream's tools and inferencers read from that is as they know it.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ def _check_files(dataset: BaseDataset) -> None:
     reader = next(cls.__name__ for cls in type(dataset).__mro__ if "load_data_list" in vars(cls))
     transforms = _all_transforms(dataset.pipeline)
     if reader == "BaseSegDataset":
-        check_directories(dataset, labelled=any(map(_loads_labels, transforms)))
+        check_directories(dataset, labeled=any(map(_loads_labels, transforms)))
     elif reader == "CocoDataset":
         if "img" not in dataset.data_prefix:
             raise UserError(

@@ -2,7 +2,7 @@
 traceback and a line that says what was being done.
 
 What a user can get wrong is checked in front (`mmdysample.engine.checks`, and where files are read)
-and raises `UserError`. No other exception is taken for the user's mistake.
+and raises `UserError` (mmdysample/errors.py). No other exception is taken for the user's mistake.
 """
 
 from __future__ import annotations
@@ -37,9 +37,9 @@ class ArgumentParser(argparse.ArgumentParser):
 
 @contextmanager
 def doing(what: str) -> Iterator[None]:
-    """Should a bug come to light inside, it is told that ``what`` was being done.
+    """If something fails inside, a line below the traceback says that ``what`` was being done.
 
-    Of nested ones the innermost is told.
+    With nesting, the innermost.
     """
     try:
         yield
@@ -75,7 +75,7 @@ def _tell(error: BaseException) -> int:
         print(f"error: {text}; the traceback above says where", file=sys.stderr, flush=True)
         return BUG_STATUS
     if not is_rank_zero():
-        # All processes of a run mostly fail alike: the first one is given the time to say so alone.
+        # All processes fail the same; rank 0 is given time to print.
         time.sleep(SECONDS_LEFT_TO_RANK_ZERO)
     print(f"error: {sentence}", file=sys.stderr, flush=True)
     return USER_ERROR_STATUS

@@ -12,7 +12,7 @@ from mmdysample.engine.nonfinite import loss_is_finite
 from mmdysample.engine.resume import name_pattern
 
 
-class LosslessCheckpointHook(CheckpointHook):
+class WriteFirstCheckpointHook(CheckpointHook):
     """mmengine's CheckpointHook that deletes the old only when the new is on the disk.
 
     mmengine deletes first: a kill or a full disk while the new one is being written would leave
@@ -22,7 +22,7 @@ class LosslessCheckpointHook(CheckpointHook):
 
     def before_train(self, runner) -> None:
         super().before_train(runner)
-        # What is there when a run starts anew is somebody else's.
+        # What is there when a run starts anew was not written by this run.
         self._others = set() if runner.iter else self._files()
         if is_main_process() and "://" not in self.out_dir:
             name = self.filename_tmpl.format("*")
@@ -45,7 +45,7 @@ class LosslessCheckpointHook(CheckpointHook):
         )
         if is_main_process():
             write_text(os.path.join(runner.work_dir, "last_checkpoint"), self.last_ckpt)
-        # What is written while the loss is not finite may be of no use, and displaces nothing.
+        # What is written while the loss is not finite may be of no use: it deletes no earlier one.
         if self.max_keep_ckpts > 0 and loss_is_finite(runner):
             self._delete(self._own(step)[: -self.max_keep_ckpts])
 

@@ -1,6 +1,6 @@
 """Image and label map files, checked by their first and last bytes before they are decoded.
 
-Decoders draw the missing rest of a truncated image in grey, take as much memory as a file's header
+Decoders draw the missing rest of a truncated image in gray, take as much memory as a file's header
 asks for, and say neither which file they failed at nor why. Labels of 16 bits are read modulo 256.
 """
 

@@ -65,12 +65,12 @@ def check_labels(sample: dict, num_classes: int | None, ignore_index: int) -> No
         )
 
 
-def check_directories(dataset: Any, labelled: bool) -> None:
+def check_directories(dataset: Any, labeled: bool) -> None:
     """Check what mmseg's BaseSegDataset will find in its directories, before it looks.
 
     Args:
         dataset: has ``data_prefix``, ``img_suffix`` and ``seg_map_suffix``.
-        labelled: whether its label maps are loaded.
+        labeled: whether its label maps are loaded.
 
     Raises:
         UserError: an image would be left out, since its name does not end with ``img_suffix`` or it
@@ -85,9 +85,9 @@ def check_directories(dataset: Any, labelled: bool) -> None:
         if not os.path.isfile(dataset.ann_file):
             raise UserError(f"the list of images {dataset.ann_file}: no such file")
         return
-    labelled = labelled and label_dir is not None
+    labeled = labeled and label_dir is not None
     found = dict(_walk(image_dir))
-    labels = _stems(dict(_walk(label_dir)) if labelled else {}, label_suffix)
+    labels = _stems(dict(_walk(label_dir)) if labeled else {}, label_suffix)
     taken = _stems(found, suffix)
 
     left_out = {}
@@ -109,7 +109,7 @@ def check_directories(dataset: Any, labelled: bool) -> None:
             f"{os.path.join(image_dir, first)} {left_out[first]}"
         )
     missing = sorted(taken - labels)
-    if labelled and missing:
+    if labeled and missing:
         raise UserError(
             f"{len(missing)} of {len(taken)} images in {image_dir} have no label map: "
             f"{os.path.join(label_dir, missing[0] + label_suffix)}: no such file"

@@ -1,4 +1,4 @@
-"""One training run a work dir: two would write each other's checkpoints."""
+"""One training run per work dir: two would write each other's checkpoints."""
 
 from __future__ import annotations
 

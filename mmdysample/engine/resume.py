@@ -8,15 +8,18 @@
    has gone further than the config wants is an error (`check_what_is_left`).
 4. The data continue there (seeding.py): the batches that were trained on are skipped without being
    loaded, and each sample and iteration draws what it would have drawn in an unkilled run.
-5. Weights are taken if all of the model are there and fit (`checkpoint.load_weights`).
+5. Weights are taken if all of the model are there and fit (`weights.load_weights`); averages of
+   weights in the checkpoint must fit too (`weights.check_averages`).
 6. What else is taken (`restore`): position, history of the logged scalars, best scores, optimizer,
    parameter schedulers. Of these only numbers and tensors, by the names and in the form that this
-   run has; paths, programs, switches and milestones stay those of this run. An optimizer that
-   cannot take a step with its state is an error.
+   run has; paths, text, booleans and lists such as milestones stay those of this run. An optimizer
+   that cannot take a step with its state is an error.
+
+Only one run at a time trains in a work dir (lock.py). Without ``--resume`` one that holds
+checkpoints is refused.
 
 Everything in a checkpoint is data that somebody else may have written. (mmengine's ``resume`` runs
-the text ``meta['config']`` as a program, and takes the paths of files to be deleted and attributes
-of schedulers as they come.)
+the text ``meta['config']`` as a program, and trusts paths to delete and attributes of schedulers.)
 """
 
 from __future__ import annotations
@@ -221,7 +224,7 @@ def restore(runner: Runner, checkpoint: dict, name: str) -> None:
         if runner.param_schedulers is not None and "param_schedulers" in checkpoint:
             saved = checkpoint["param_schedulers"]
             _restore_schedulers(runner.param_schedulers, saved, "param_schedulers")
-    except _OtherKindError as error:
+    except _MismatchError as error:
         raise CheckpointError(
             f"checkpoint {name} was written with another model, optimizer or parameter schedulers "
             f"than the config's: {error}; to train from its weights alone, use load_from"
@@ -256,39 +259,39 @@ def _messages(checkpoint: dict, part: str) -> dict:
     return messages if isinstance(messages, dict) else {}
 
 
-class _OtherKindError(Exception):
+class _MismatchError(Exception):
     """Where in a checkpoint there is something else than in this run, and what."""
 
 
-def _need(condition: bool, where: str) -> None:
+def _require(condition: bool, where: str) -> None:
     if not condition:
-        raise _OtherKindError(f"{where} is missing in it or of another kind")
+        raise _MismatchError(f"{where} is missing in it or of another kind")
 
 
 def _restore_optimizer(wrapper: Any, saved: Any, where: str) -> None:
-    _need(isinstance(saved, dict), where)
+    _require(isinstance(saved, dict), where)
     if isinstance(wrapper, OptimWrapperDict):
         for key, inner in wrapper.items():
             _restore_optimizer(inner, saved.get(key), f"{where}.{key}")
         return
-    # Others, such as a loss scaler's, were perhaps of no use in that run.
+    # Optional state, such as a loss scaler's, may be absent.
     needed = ("param_groups", *saved)
     built = {key: value for key, value in wrapper.state_dict().items() if key in needed}
-    state = _taken(saved, {**built, "state": None}, where)
+    state = _with_saved_values(saved, {**built, "state": None}, where)
     state["state"] = saved.get("state")
     try:
         _take_a_step(wrapper.optimizer, state)
     except Exception as error:
         # Whatever it raises is about the state.
         reason = f"{type(error).__name__}: {ascii(str(error))[:80]}"
-        raise _OtherKindError(f"a step with {where}.state fails, {reason}") from error
+        raise _MismatchError(f"a step with {where}.state fails, {reason}") from error
     wrapper.load_state_dict(state)
 
 
 def _take_a_step(optimizer: torch.optim.Optimizer, state: dict) -> None:
     """Have a copy of an optimizer of PyTorch take a step with a state and gradients of zero.
 
-    Others, which may not be made for copying, are not tried.
+    Optimizers of other packages, which may not be made for copying, are not tried.
     """
     if not type(optimizer).__module__.startswith("torch.optim."):
         return
@@ -302,29 +305,34 @@ def _take_a_step(optimizer: torch.optim.Optimizer, state: dict) -> None:
 
 def _restore_schedulers(schedulers: Any, saved: Any, where: str) -> None:
     if isinstance(schedulers, Mapping):
-        _need(isinstance(saved, dict), where)
+        _require(isinstance(saved, dict), where)
         for key, inner in schedulers.items():
             _restore_schedulers(inner, saved.get(key), f"{where}.{key}")
         return
-    states = _taken(saved, [scheduler.state_dict() for scheduler in schedulers], where)
+    states = _with_saved_values(saved, [scheduler.state_dict() for scheduler in schedulers], where)
     for scheduler, state in zip(schedulers, states, strict=True):
         scheduler.load_state_dict(state)
 
 
-def _taken(saved: Any, built: Any, where: str) -> Any:
+def _with_saved_values(saved: Any, built: Any, where: str) -> Any:
     """What this run has built, with the numbers and tensors that were saved in their places."""
     if type(built) is dict:
-        _need(isinstance(saved, dict), where)
-        return {key: _taken(saved.get(key), own, f"{where}.{key}") for key, own in built.items()}
+        _require(isinstance(saved, dict), where)
+        return {
+            key: _with_saved_values(saved.get(key), own, f"{where}.{key}")
+            for key, own in built.items()
+        }
     if isinstance(built, (list, tuple)):
-        _need(isinstance(saved, (list, tuple)) and len(saved) == len(built), where)
+        _require(isinstance(saved, (list, tuple)) and len(saved) == len(built), where)
         pairs = zip(saved, built, strict=True)
-        return type(built)(_taken(v, own, f"{where}.{n}") for n, (v, own) in enumerate(pairs))
+        return type(built)(
+            _with_saved_values(v, own, f"{where}.{n}") for n, (v, own) in enumerate(pairs)
+        )
     if isinstance(built, torch.Tensor):
-        _need(isinstance(saved, torch.Tensor) and saved.shape == built.shape, where)
+        _require(isinstance(saved, torch.Tensor) and saved.shape == built.shape, where)
         return saved
     if isinstance(built, (int, float)) and not isinstance(built, bool):
-        _need(isinstance(saved, (int, float)) and not isinstance(saved, bool), where)
+        _require(isinstance(saved, (int, float)) and not isinstance(saved, bool), where)
         return saved
     return built
 

@@ -20,7 +20,7 @@ from mmdysample.engine.checkpoint import load_checkpoint
 from mmdysample.engine.checks import check_batches
 from mmdysample.engine.data import check_evaluator
 from mmdysample.engine.errors import doing
-from mmdysample.engine.hooks import LosslessCheckpointHook
+from mmdysample.engine.hooks import WriteFirstCheckpointHook
 from mmdysample.engine.lookup import class_of
 from mmdysample.engine.nonfinite import StopOnNonFiniteLoss, check_weights
 from mmdysample.engine.resume import Position, check_what_is_left, read_position, restore
@@ -40,8 +40,8 @@ class RestartableRunner(Runner):
     - a checkpoint of another model and an empty data set are errors.
     """
 
-    # A file and what it holds, from when it is first looked into until it is loaded.
-    _unused_checkpoint: tuple[str | None, dict] = (None, {})
+    # Path and contents of a checkpoint that was read but not yet loaded.
+    _pending_checkpoint: tuple[str | None, dict] = (None, {})
 
     def register_hooks(self, default_hooks=None, custom_hooks=None) -> None:
         super().register_hooks(default_hooks, custom_hooks)
@@ -52,7 +52,7 @@ class RestartableRunner(Runner):
     def register_hook(self, hook: Any, priority: Any = None) -> None:
         names = ("CheckpointHook", "mmengine.CheckpointHook", CheckpointHook)
         if isinstance(hook, dict) and hook.get("type") in names:
-            hook = {**hook, "type": LosslessCheckpointHook}
+            hook = {**hook, "type": WriteFirstCheckpointHook}
         super().register_hook(hook, priority)
 
     @staticmethod
@@ -85,7 +85,9 @@ class RestartableRunner(Runner):
         if position is not None:
             check_what_is_left(built, position, self._load_from)
             if from_config and isinstance(built, IterBasedTrainLoop):
-                built.dataloader_iterator = _Skipped(built.dataloader_iterator, position.iteration)
+                built.dataloader_iterator = _SkippingIterator(
+                    built.dataloader_iterator, position.iteration
+                )
         return built
 
     def _placed(self, dataloader: dict, loop: Any, position: Position | None) -> dict:
@@ -125,12 +127,12 @@ class RestartableRunner(Runner):
             super().save_checkpoint(str(draft.parent), draft.name, *args, **kwargs)
 
     def load_checkpoint(self, filename, map_location="cpu", strict=False) -> dict:
-        """Load the weights of a checkpoint that fits; ``map_location`` is of no consequence.
+        """Load the weights of a checkpoint that fits; ``map_location`` is ignored.
 
-        To train from its weights, not from where it was, a part of the model may be missing in it.
+        When fine-tuning (load_from without --resume), part of the model may be missing in it.
         """
         checkpoint = self._read(filename)
-        self._unused_checkpoint = (None, {})
+        self._pending_checkpoint = (None, {})
         checkpoint["state_dict"] = weights_of(checkpoint, filename)
         if self._resume:
             check_averages(self.model, checkpoint, filename)
@@ -152,9 +154,9 @@ class RestartableRunner(Runner):
 
     def _read(self, filename: str) -> dict:
         """The checkpoint, read once for where it stands and for its weights."""
-        if self._unused_checkpoint[0] != filename:
-            self._unused_checkpoint = (filename, load_checkpoint(filename))
-        return self._unused_checkpoint[1]
+        if self._pending_checkpoint[0] != filename:
+            self._pending_checkpoint = (filename, load_checkpoint(filename))
+        return self._pending_checkpoint[1]
 
 
 def build_runner(cfg: Config, checkpoint: dict | None = None) -> Runner:
@@ -180,7 +182,7 @@ def build_runner(cfg: Config, checkpoint: dict | None = None) -> Runner:
         return RUNNERS.build(cfg)
     runner = kind.from_cfg(cfg)
     if checkpoint is not None:
-        runner._unused_checkpoint = (cfg.load_from, checkpoint)
+        runner._pending_checkpoint = (cfg.load_from, checkpoint)
     return runner
 
 
@@ -194,8 +196,8 @@ def _counts_iterations(loop: Any) -> bool:
     return inspect.isclass(kind) and issubclass(kind, IterBasedTrainLoop)
 
 
-class _Skipped:
-    """An iterator whose first ``count`` batches were trained on, so that they are nothing.
+class _SkippingIterator:
+    """Yields None for the first ``count`` batches, which were trained on.
 
     mmengine's loop draws them all, or calls `skip_iter`; the sampler has left them out already.
     """

@@ -43,8 +43,8 @@ def seed_everything(*place: int) -> None:
 def loaded_by_place(dataset: Any) -> Any:
     """A data set, or that of a config, whose samples a DataLoader loads by `load_sample`.
 
-    A DataLoader asks a data set that has ``__getitems__`` for a batch at a time. Set on the data
-    set itself, nothing has to stand between it and the hooks that read and set its attributes.
+    A DataLoader asks a data set that has ``__getitems__`` for a batch at a time. Setting it on
+    the data set avoids a wrapper: hooks still see its attributes.
     """
     built = build_data_set(dataset)
     built.__getitems__ = partial(_load_batch, built)

@@ -99,7 +99,7 @@ CITYSCAPES = ("_leftImg8bit.png", "_gtFine_labelTrainIds.png")
     ids=["plain", "below", "others", "twice", "depth", "cityscapes"],
 )
 def test_layouts_that_pass(tmp_path, images, labels, suffixes, caplog):
-    check_directories(directories(tmp_path, images, labels, suffixes), labelled=True)
+    check_directories(directories(tmp_path, images, labels, suffixes), labeled=True)
 
 
 @pytest.mark.parametrize(
@@ -128,37 +128,37 @@ def test_layouts_that_pass(tmp_path, images, labels, suffixes, caplog):
 )
 def test_images_are_not_left_out_in_silence(tmp_path, images, labels, suffixes, says):
     with pytest.raises(UserError, match=f"^{says}"):
-        check_directories(directories(tmp_path, images, labels, suffixes), labelled=True)
+        check_directories(directories(tmp_path, images, labels, suffixes), labeled=True)
 
 
 def test_images_without_labels(tmp_path):
     """A test set: its images need no label maps, but none is left out."""
     plain = directories(tmp_path, "a.jpg b.png", "")
-    check_directories(plain, labelled=False)
+    check_directories(plain, labeled=False)
     plain.data_prefix = dict(img_path=plain.data_prefix["img_path"])
-    check_directories(plain, labelled=True)
+    check_directories(plain, labeled=True)
     (tmp_path / "images" / "c.JPG").touch()
     with pytest.raises(UserError, match=r"c.JPG does not end with img_suffix='\.jpg'"):
-        check_directories(plain, labelled=True)
+        check_directories(plain, labeled=True)
 
 
 def test_label_maps_beside_the_images(tmp_path):
     given = directories(tmp_path, "a.jpg a.png b.png", "")
     given.data_prefix["seg_map_path"] = given.data_prefix["img_path"]
-    check_directories(given, labelled=True)
+    check_directories(given, labeled=True)
 
 
 def test_a_directory_that_is_not_there(tmp_path):
     given = directories(tmp_path, "", "")
     given.data_prefix["img_path"] = str(tmp_path / "nowhere")
     with pytest.raises(UserError, match=r"nowhere cannot be read: no such file or directory$"):
-        check_directories(given, labelled=True)
+        check_directories(given, labeled=True)
     check_directories(directories(tmp_path, "", "", data_prefix=dict(img_path="s3://x")), True)
 
 
 def test_a_list_of_images_leaves_out_on_purpose(tmp_path):
     given = directories(tmp_path, "a.jpg b.JPG", "a.png b.png", ann_file=str(tmp_path / "list.txt"))
     with pytest.raises(UserError, match=r"the list of images .*/list.txt: no such file$"):
-        check_directories(given, labelled=True)
+        check_directories(given, labeled=True)
     (tmp_path / "list.txt").write_text("a\n")
-    check_directories(given, labelled=True)
+    check_directories(given, labeled=True)

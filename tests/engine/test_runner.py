@@ -21,7 +21,7 @@ from torch.utils.data import Dataset
 
 from mmdysample.engine.atomic import replacing
 from mmdysample.engine.checkpoint import CheckpointError, install_safe_loading
-from mmdysample.engine.hooks import LosslessCheckpointHook
+from mmdysample.engine.hooks import WriteFirstCheckpointHook
 from mmdysample.engine.runner import RestartableRunner, _counts_iterations, build_runner
 from mmdysample.errors import UserError
 from tests.engine import tiny  # noqa: F401, registers its model
@@ -197,7 +197,7 @@ def test_sync_bn_is_converted(tmp_path, monkeypatch):
 def test_checkpoint_hook_is_exchanged(tmp_path, type_):
     made = runner(tmp_path / "w", default_hooks=dict(checkpoint=dict(type=type_, interval=7)))
     (hook,) = [hook for hook in made.hooks if isinstance(hook, CheckpointHook)]
-    assert type(hook) is LosslessCheckpointHook
+    assert type(hook) is WriteFirstCheckpointHook
     assert hook.interval == 7
 
 

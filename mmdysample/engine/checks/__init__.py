@@ -35,7 +35,7 @@ def check_config(cfg: Config, used: tuple[str, ...]) -> None:
     """Check the keys ``used`` of a config: `TRAINING` or `TESTING`.
 
     Raises:
-        UserError: what is wrong first, and what would be accepted.
+        UserError: the first error, and what would be accepted.
     """
     parts = check_parts(cfg, used)
     check_classes(parts)

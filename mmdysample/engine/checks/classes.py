@@ -11,8 +11,8 @@ from mmdysample.errors import UserError
 
 # Heads that classify what the data set's classes name; not proposals or identities.
 HEADS = ("bbox_head", "mask_head", "panoptic_head", "decode_head", "auxiliary_head")
-# Finds boundaries.
-NO_CLASSES = "STDCHead"
+# Predicts boundaries, not classes.
+BOUNDARY_HEAD = "STDCHead"
 # Arguments of models whose classes are texts.
 OF_TEXTS = {"language_model", "text_encoder"}
 
@@ -40,7 +40,7 @@ def _is_head(part: Part) -> bool:
         keys[0] == "model"
         and keys[-1] in HEADS
         and package_of(part.cls) in KNOWN_PACKAGES
-        and part.cls.__name__ != NO_CLASSES
+        and part.cls.__name__ != BOUNDARY_HEAD
         and not part.settings.get("class_agnostic")
     )
 

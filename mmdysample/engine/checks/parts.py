@@ -1,7 +1,8 @@
 """Every ``type`` in a config names something, and its other keys are arguments of what it names.
 
 A part is a dict with a ``type``. What cannot be decided before it is built is let pass, such as
-keys of a class that hands its ``**kwargs`` on to where nobody knows: building it raises then.
+keys of a class that hands its ``**kwargs`` on to where nobody knows: building it raises then,
+as an upsampler does for any argument that it does not take (upsamplers/base.py).
 """
 
 from __future__ import annotations
@@ -66,14 +67,14 @@ class Part(NamedTuple):
         return self.settings.get(name, arguments(self.cls)[0].get(name))
 
 
-def check_parts(cfg: Config, tops: Iterable[str]) -> list[Part]:
-    """Check the parts below the keys ``tops`` of a config and return them.
+def check_parts(cfg: Config, top_level_keys: Iterable[str]) -> list[Part]:
+    """Check the parts below the keys ``top_level_keys`` of a config and return them.
 
     Raises:
         UserError: a type names nothing, or a part has a key that its class does not take.
     """
     found = []
-    for top in tops:
+    for top in top_level_keys:
         for part in _parts(top, cfg.get(top), cfg.get("default_scope")):
             _check_upsampler(part)
             _check_keys(part)

@@ -1,4 +1,4 @@
-"""Settings that mmengine takes without a word, and that go wrong or to waste only later."""
+"""Settings that mmengine accepts silently and that fail later."""
 
 from __future__ import annotations
 
@@ -117,7 +117,7 @@ def _at(cfg: Config, place: str) -> Any:
 
 
 def check_batches(loader: DataLoader) -> None:
-    """Raise UserError for a dataloader that drops what there is: one batch that is not full."""
+    """Raise UserError for a dataloader whose only batch is incomplete and dropped."""
     sampler = getattr(loader.batch_sampler, "sampler", loader.sampler)
     endless = not isinstance(sampler, (DefaultSampler, RandomSampler, SequentialSampler))
     if endless or len(loader) > 0 or len(loader.dataset) == 0:
