@@ -1,10 +1,10 @@
 """Tables of our results beside the papers', from the logs of trainings.
 
     python tools/results.py work_dirs                  # all tables, as Markdown
-    python tools/results.py work_dirs --csv > all.csv  # a line each value
+    python tools/results.py work_dirs --csv > all.csv  # one line per value
     python tools/results.py work_dirs --record         # keep the runs; write docs and metafiles
 
-reads every training that tools/train.py left in WORK_DIR or below, beside those that were recorded
+Reads every training that tools/train.py left in WORK_DIR or below, beside those that were recorded
 before. One counts as a run if it is of a config of this project, with its settings, and was
 evaluated at its end; what is left out is reported with the reason. Of SegFormer the best evaluation
 by mIoU is shown, as the papers' authors report it, of the others the last. Of several runs of a

@@ -53,12 +53,12 @@ class UpsampleMSDeformAttnPixelDecoder(TopDownPath, MSDeformAttnPixelDecoder):
             position = self.level_encoding.weight[n].view(1, -1, 1, 1) + position
             positions.append(position.flatten(2).transpose(1, 2))
 
-            # Pixel centres in pixels of the image, then as a share of its width and height.
-            centres = self.point_generator.single_level_grid_priors(
+            # Pixel centers in pixels of the image, then as a share of its width and height.
+            centers = self.point_generator.single_level_grid_priors(
                 (height, width), level, device=feat.device
             )
             extent = torch.tensor([width, height], device=feat.device) * self.strides[level]
-            points.append(centres / extent)
+            points.append(centers / extent)
 
         lengths = [height * width for height, width in sizes]
         shapes = torch.tensor(sizes, device=feats[0].device)

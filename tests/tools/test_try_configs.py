@@ -145,7 +145,7 @@ def tools_that_leave(monkeypatch):
 )
 def test_verdicts(call, shapes, tools_that_leave, losses, metrics, statuses, says):
     tools_that_leave(losses, metrics, statuses)
-    status, stdout, stderr = call(SMALL, "--data", shapes)
+    status, stdout, stderr = call(CONFIGS / "_base_/mmdet.py", SMALL, "--data", shapes)
     good = says.endswith("ok")
     assert status == (0 if good else 1)
     assert says in stdout.splitlines()[0]
@@ -157,7 +157,7 @@ def test_verdicts(call, shapes, tools_that_leave, losses, metrics, statuses, say
     ("arguments", "says"),
     [
         (("missing.py",), "missing.py does not exist"),
-        ((CONFIGS / "_base_/upsamplers/carafe.py",), "does not set model"),
+        ((CONFIGS / "_base_/upsamplers/carafe.py",), "files below _base_ are parts of configs"),
         ((SMALL, "--data", "nowhere"), "nowhere is not a Shapes data set: python tools/make_"),
         ((SMALL, "--workers", "0"), "--workers must be at least 1, got 0"),
     ],

@@ -5,7 +5,7 @@
 prints for each config the parameters and FLOPs that its upsamplers add, the published figures of
 the table row that the config reproduces (tools/model_zoo/published), and the difference: 'equal' if
 ours rounds to what is printed. As in the papers, parameters are weights without biases and
-normalisation, and a multiply-accumulate is one FLOP; docs/benchmarks.md says where a paper counts
+normalization, and a multiply-accumulate is one FLOP; docs/benchmarks.md says where a paper counts
 otherwise. For a fixed interpolation, which adds nothing, the whole model is counted.
 """
 

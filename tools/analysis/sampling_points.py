@@ -51,9 +51,9 @@ class Stage(NamedTuple):
 
 
 class Points(NamedTuple):
-    """Positions as (x, y) in pixels of the feature map: (c, r) is the centre of column c, row r.
+    """Positions as (x, y) in pixels of the feature map: (c, r) is the center of column c, row r.
 
-    Both arrays are (groups, H, W, s, s, 2), clamped to the outermost pixel centres as the sampling
+    Both arrays are (groups, H, W, s, s, 2), clamped to the outermost pixel centers as the sampling
     does it.
     """
 
@@ -267,7 +267,7 @@ def draw(
 
 
 def draw_field(axes: Axes, image: np.ndarray, points: Points, stride: int, group: int) -> None:
-    """Colour of a pixel of the result: which way its point moved; strength: how far."""
+    """Color of a pixel of the result: which way its point moved; strength: how far."""
     move = points.move[group]
     height, width, s = move.shape[:3]
     move = move.transpose(0, 2, 1, 3, 4).reshape(height * s, width * s, 2)
@@ -275,10 +275,10 @@ def draw_field(axes: Axes, image: np.ndarray, points: Points, stride: int, group
     longest = max(length.max(), 1e-9)
     color = direction_color(move, length / longest)
     extent = (-0.5, width * stride - 0.5, height * stride - 0.5, -0.5)
-    grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY) / 255
-    axes.imshow(0.55 + 0.45 * grey, cmap="gray", vmin=0, vmax=1, interpolation="bicubic")
+    gray = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY) / 255
+    axes.imshow(0.55 + 0.45 * gray, cmap="gray", vmin=0, vmax=1, interpolation="bicubic")
     axes.imshow(color, extent=extent, alpha=(length / longest) ** 0.6, interpolation="nearest")
-    axes.set_title("which way points move (colour), how far (strength)", fontsize=10)
+    axes.set_title("which way points move (color), how far (strength)", fontsize=10)
 
     wheel = axes.inset_axes((0.015, 0.015, 0.19, 0.19))
     y, x = np.mgrid[-1:1:101j, -1:1:101j]
@@ -328,7 +328,7 @@ def draw_zoom(
 
 
 def subpixel_colors(scale_factor: int) -> list[str] | list[np.ndarray]:
-    """A colour for each of the pixels that come out of one."""
+    """A color for each of the pixels that come out of one."""
     count = scale_factor**2
     if count <= len(SUBPIXEL_COLORS):
         return list(SUBPIXEL_COLORS[:count])

@@ -4,9 +4,10 @@
     python tools/analysis/try_configs.py configs/*/*.py
 
 A copy of each config, with the Shapes data set in the place of COCO or ADE20K, small images and no
-downloads, goes through tools/train.py and tools/test.py. A line ends with 'ok' if both succeed,
-every loss is finite and there are metrics; otherwise it says what is wrong, the end of the log
-follows on stderr, and the exit status is 1.
+downloads, goes through tools/train.py and tools/test.py; files below `_base_`, which are parts of
+configs, are left out. A line ends with 'ok' if both succeed, every loss is finite and there are
+metrics; otherwise it says what is wrong, the end of the log follows on stderr, and the exit status
+is 1.
 """
 
 from __future__ import annotations
@@ -69,11 +70,14 @@ def main() -> int:
             f"--data {args.data} is not a Shapes data set: python tools/make_shapes.py {args.data} "
             "draws one"
         )
+    paths = [path for path in args.configs if "_base_" not in path.parts]
+    if not paths:
+        raise UserError("no config to try: files below _base_ are parts of configs")
     bad = []
     start = time.monotonic()
     with tempfile.TemporaryDirectory() as parent:
         directories = {}
-        for number, path in enumerate(args.configs):
+        for number, path in enumerate(paths):
             cfg = load_config(str(path), None, (*NEEDED_TO_TRAIN, *NEEDED_TO_TEST))
             directories[path] = directory = Path(parent, str(number))
             directory.mkdir()

@@ -126,7 +126,7 @@ def without_kernels(run: Callable[[], list[Tensor]]) -> Callable[[], list[Tensor
 def check_agreement(case: Case) -> None:
     """Ours against naive: both in float64, and ours as the case has it against float64.
 
-    On a part of the map, of at most ``CHECKED_SIDE`` pixels a side: in float64 and unfolded a
+    On a part of the map, of at most ``CHECKED_SIDE`` pixels per side: in float64 and unfolded a
     large one would fill a machine's memory.
     """
     height, width = min(case.shape.height, CHECKED_SIDE), min(case.shape.width, CHECKED_SIDE)

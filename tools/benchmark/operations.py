@@ -77,7 +77,7 @@ class Work:
         inputs: maps that it must read, which gradients are taken of.
         parameters: weights, which gradients are taken of too.
         flops: of one sample, or None if nothing says how many.
-        weights: how many weights without biases and normalisations, as the papers count.
+        weights: how many weights without biases and normalizations, as the papers count.
         result_bytes: of what 'ours' returns; set when it is measured.
     """
 

@@ -88,7 +88,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def build(cfg, args: argparse.Namespace) -> nn.Module:
-    """The config's model with random weights, without synchronised normalisation."""
+    """The config's model with random weights, without synchronized normalization."""
     import_family(cfg)
     cfg.model.pretrained = None
     cfg.model.backbone.init_cfg = None

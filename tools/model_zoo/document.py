@@ -135,7 +135,7 @@ def _markdown_table(table: Table, lines: list[Line], directory: Path) -> str:
 
 
 def comma_separated(runs: list[Run]) -> str:
-    """All tables as CSV, a line each value."""
+    """All tables as CSV, one line per value."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(CSV_COLUMNS)

@@ -27,7 +27,7 @@ def run_lengths(mask: np.ndarray) -> dict:
 
 
 def categories(with_stuff: bool) -> list[dict]:
-    """The `categories` of an instance file, or those of a panoptic one: with stuff and colours."""
+    """The `categories` of an instance file, or those of a panoptic one: with stuff and colors."""
     records = []
     for category_id, category in enumerate(CATEGORIES, start=1):
         supercategory = "thing" if category.is_thing else "stuff"
@@ -56,9 +56,9 @@ def instance_records(scene: Scene, image_id: int) -> list[dict]:
 
 
 def panoptic_segments(scene: Scene) -> tuple[np.ndarray, list[dict]]:
-    """The colours (H, W, 3) RGB whose R + 256 G + 65536 B is the segment's id, and its records.
+    """The colors (H, W, 3) RGB whose R + 256 G + 65536 B is the segment's id, and its records.
 
-    Ids resemble the category's colour, so the file can be looked at. 0 is void.
+    Ids resemble the category's color, so the file can be looked at. 0 is void.
     """
     in_order = [
         (instance.category_id, instance.is_crowd, instance.mask) for instance in scene.instances

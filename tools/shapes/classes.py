@@ -13,7 +13,7 @@ class Category(NamedTuple):
     name: str
     is_thing: bool
     color: tuple[int, int, int]
-    """RGB for label maps and drawn predictions; images use colours of their own."""
+    """RGB for label maps and drawn predictions; images use colors of their own."""
 
 
 CATEGORIES = (

@@ -122,10 +122,10 @@ def _link(source: Path, target: Path) -> None:
 
 
 def _write(path: Path, pixels: np.ndarray) -> None:
-    """Write an array, in colour if it is (H, W, 3) RGB."""
+    """Write an array, in color if it is (H, W, 3) RGB."""
     if pixels.ndim == 3:
         pixels = pixels[..., ::-1]
-    # full colour resolution: the default halves it, which blurs coloured edges
+    # full color resolution: the default halves it, which blurs colored edges
     jpeg = [cv2.IMWRITE_JPEG_QUALITY, 95]
     jpeg += [cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444]
     # cv2.imwrite only returns False on a full disk; write_bytes says what went wrong

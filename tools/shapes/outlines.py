@@ -10,14 +10,14 @@ import numpy as np
 from .stream import Stream, unit_vector
 
 Distance = Callable[[np.ndarray, np.ndarray], np.ndarray]
-"""Coordinates (u, v) around the shape's centre, in pixels -> signed distance in pixels."""
+"""Coordinates (u, v) around the shape's center, in pixels -> signed distance in pixels."""
 
 
 @dataclass(frozen=True)
 class Outline:
     distance: Distance
     reach: float
-    """No point inside is further from the centre, in pixels."""
+    """No point inside is further from the center, in pixels."""
     thickness: float
     """Half the width of the narrowest part, in pixels."""
 

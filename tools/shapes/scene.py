@@ -272,7 +272,7 @@ def _softness(stream: Stream, thing: _Thing) -> float:
 
 
 def _render(stream: Stream, shape: _Shape, height: int, width: int) -> _Patch | None:
-    """The shape's distance, colour and relief around it; None if it lies outside the image."""
+    """The shape's distance, color and relief around it; None if it lies outside the image."""
     outline = shape.outline
     margin = outline.reach + 6.0 + 0.5 * _shadow_blur(outline)
     top, bottom = max(0, int(shape.y - margin)), min(height, int(shape.y + margin) + 1)

@@ -1,4 +1,4 @@
-"""Textures: float32 arrays in [0, 1] over pixel coordinates, and colours."""
+"""Textures: float32 arrays in [0, 1] over pixel coordinates, and colors."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def hsv(hue: float, saturation: float, value: float) -> Color:
 
 
 def mix(first: np.ndarray | Color, second: np.ndarray | Color, amount: np.ndarray) -> np.ndarray:
-    """Colours (H, W, 3) between `first` and `second`; `amount` is (H, W)."""
+    """Colors (H, W, 3) between `first` and `second`; `amount` is (H, W)."""
     first, second = np.asarray(first, np.float32), np.asarray(second, np.float32)
     return first + (second - first) * amount[..., None]
 
@@ -97,4 +97,4 @@ def grain(stream: Stream, u: np.ndarray, v: np.ndarray, period: float) -> np.nda
 
 
 Texture = Callable[[Stream, np.ndarray, np.ndarray, float], np.ndarray]
-"""(stream, u, v, period in pixels) -> amount of the second colour; u, v are (H, W) in pixels."""
+"""(stream, u, v, period in pixels) -> amount of the second color; u, v are (H, W) in pixels."""

@@ -19,7 +19,7 @@ class PanopticInferencer(DetInferencer):
     """mmdet's DetInferencer, whose panoptic results need panopticapi.
 
     Arguments and results are the same: images, directories or arrays in; drawings and, for every
-    image, ``panoptic_seg``, the segments' ids as colours (H, W, 3), uint8, RGB, or the path of a
+    image, ``panoptic_seg``, the segments' ids as colors (H, W, 3), uint8, RGB, or the path of a
     file with them.
     """
 

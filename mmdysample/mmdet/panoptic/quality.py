@@ -52,7 +52,7 @@ def count_pairs(truth: np.ndarray, prediction: np.ndarray) -> dict[tuple[int, in
     pairs = (truth.astype(np.int64) << 32 | prediction.astype(np.int64)).ravel()
     if not pairs.size:
         return {}
-    # Neighbours are mostly of the same pair: there are far fewer runs to sort than pixels.
+    # Neighbors are mostly of the same pair: there are far fewer runs to sort than pixels.
     starts = np.flatnonzero(np.concatenate([[True], pairs[1:] != pairs[:-1]]))
     lengths = np.diff(starts, append=pairs.size)
     found, which = np.unique(pairs[starts], return_inverse=True)

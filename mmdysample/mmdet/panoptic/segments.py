@@ -1,6 +1,6 @@
 """Segments of COCO's panoptic format: their ids in PNG files.
 
-A pixel's colour is its segment's id, R + 256 G + 65536 B; id 0 is void (panopticapi: ``rgb2id``,
+A pixel's color is its segment's id, R + 256 G + 65536 B; id 0 is void (panopticapi: ``rgb2id``,
 ``VOID``). https://cocodataset.org/#format-data
 """
 
@@ -17,13 +17,13 @@ from mmdysample.errors import InvalidValue
 
 
 def rgb_to_id(colors: np.ndarray) -> np.ndarray:
-    """Colours (H, W, 3), uint8, RGB -> ids of segments (H, W), int32."""
+    """Colors (H, W, 3), uint8, RGB -> ids of segments (H, W), int32."""
     red, green, blue = np.moveaxis(colors.astype(np.int32), -1, 0)
     return red + (green << 8) + (blue << 16)
 
 
 def id_to_rgb(ids: np.ndarray) -> np.ndarray:
-    """Ids of segments (H, W), from 0 to 2**24 - 1 -> colours (H, W, 3), uint8, RGB."""
+    """Ids of segments (H, W), from 0 to 2**24 - 1 -> colors (H, W, 3), uint8, RGB."""
     ids = np.asarray(ids)
     return np.stack([ids & 255, (ids >> 8) & 255, (ids >> 16) & 255], axis=-1).astype(np.uint8)
 
