@@ -108,7 +108,7 @@ def uses_triton(operation: str, pixels: int, *maps: Tensor) -> bool:
 
 def _reason_against(pixels: int, maps: tuple[Tensor, ...]) -> str | None:
     """What a call has against Triton; None if nothing."""
-    get_backend()
+    _checked(_backend, VARIABLE)
     if _backend == "torch":
         return "Triton is switched off"
     kind = maps[0].device.type
@@ -122,5 +122,5 @@ def _reason_against(pixels: int, maps: tuple[Tensor, ...]) -> str | None:
     if pixels > MAX_PIXELS:
         return f"a channel of the result has more than {MAX_PIXELS} pixels"
     if is_transforming():
-        return "a transform of torch.func or forward-mode differentiation is at work"
+        return "a transform of torch.func or forward-mode differentiation is active"
     return None

@@ -3,8 +3,8 @@
 GPU, driver and Triton may not go together, and then a kernel fails, or computes something else. At
 the first use of an operation in a process, for each device and dtype, a small case is computed by
 Triton and by PyTorch on the CPU, and compared: milliseconds, beside the compilation, which Triton
-keeps on disk. Where it raises or differs, PyTorch computes from then on, and one warning says so.
-Where Triton is missing or too old, or the GPU is, PyTorch computes without a warning.
+keeps on disk. Where it raises or differs, or Triton cannot be imported, PyTorch computes from then
+on, and a warning says so; none where Triton is not installed, or it or the GPU is too old.
 """
 
 from __future__ import annotations
@@ -61,9 +61,7 @@ def reason_against(
             if _found[key] is None:
                 _found[key] = _try(operation, dtypes, device)
                 if _found[key] is not None:
-                    warnings.warn(
-                        f"{_found[key]}; PyTorch's own operators compute it", RuntimeWarning, 2
-                    )
+                    _warn(_found[key])
         return _found[key]
 
 
@@ -72,12 +70,20 @@ def reason_against(
 reason_against._dynamo_marked_constant = True
 
 
+def _warn(reason: str) -> None:
+    warnings.warn(f"{reason}; PyTorch's own operators compute it", RuntimeWarning, 3)
+
+
 def missing(device: torch.device) -> str | None:
     """What Triton needs and is not there; None if nothing. Imports Triton, which takes a second."""
     try:
         from triton import __version__ as version
     except ImportError:
         return "Triton is not installed"
+    except Exception as error:  # it looks for drivers and compilers
+        reason = f"Triton cannot be imported ({_first_line(error)})"
+        _warn(reason)
+        return reason
     if TorchVersion(version) < OLDEST_TRITON:
         oldest = ".".join(map(str, OLDEST_TRITON))
         return f"Triton is {version}, and {oldest} is the oldest usable"
@@ -99,9 +105,13 @@ def _try(operation: str, dtypes: tuple[torch.dtype, ...], device: torch.device) 
         raise
     except Exception as error:  # whatever a compiler or a driver raises
         _logger.debug("Triton's %s fails", where, exc_info=True)
-        (first, *_) = str(error).splitlines() or [""]
-        return f"Triton's {where} fails ({type(error).__name__}: {first})"
+        return f"Triton's {where} fails ({_first_line(error)})"
     return None
+
+
+def _first_line(error: Exception) -> str:
+    (first, *_) = str(error).splitlines() or [""]
+    return f"{type(error).__name__}: {first}"
 
 
 @contextlib.contextmanager

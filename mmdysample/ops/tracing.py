@@ -24,7 +24,7 @@ def is_exporting() -> bool:
 
 
 def is_transforming() -> bool:
-    """Whether torch.func (grad, jvp, vmap ...) or forward-mode differentiation is at work."""
+    """Whether torch.func (grad, jvp, vmap ...) or forward-mode differentiation is active."""
     if _is_compiling() and not _COMPILER_TRACES_TRANSFORMS:
         return False
     return torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0

@@ -51,8 +51,11 @@ def _needs_basic_operators(operation: str, fine: Tensor, other: Tensor) -> bool:
     """Whether an exporter or a transform follows the call: they know basic operators alone."""
     if is_exporting():
         return True
-    # asked for the log's sake, and to refuse if Triton is demanded
-    return is_transforming() and not uses_triton(operation, _area(fine), fine, other)
+    if is_transforming():
+        # never with Triton: logs this, and refuses if Triton is demanded
+        uses_triton(operation, _area(fine), fine, other)
+        return True
+    return False
 
 
 def weighted_sum(coarse: Tensor, kernel: Tensor, window: Window, dtype: torch.dtype) -> Tensor:

@@ -96,6 +96,20 @@ def test_triton_is_imported_where_it_is_used_and_may_be_missing():
     )
 
 
+@pytest.fixture
+def fake_triton(tmp_path, monkeypatch):
+    """Puts a package of this name and text in the place of Triton."""
+
+    def make(text: str) -> None:
+        (tmp_path / "triton").mkdir()
+        (tmp_path / "triton" / "__init__.py").write_text(text)
+        monkeypatch.syspath_prepend(str(tmp_path))
+        for name in [name for name in sys.modules if name.split(".")[0] == "triton"]:
+            monkeypatch.delitem(sys.modules, name)
+
+    return make
+
+
 @pytest.mark.parametrize(
     ("version", "reason"),
     [
@@ -105,14 +119,27 @@ def test_triton_is_imported_where_it_is_used_and_may_be_missing():
         (None, "Triton is not installed"),  # a directory of this name,
     ],
 )
-def test_old_triton(version, reason, tmp_path, monkeypatch):
-    (tmp_path / "triton").mkdir()
+def test_old_triton(version, reason, fake_triton):
     text = f"__version__ = '{version}'\n" if version else ""
-    (tmp_path / "triton" / "__init__.py").write_text(f'"""doc"""\n{text}')
-    monkeypatch.syspath_prepend(str(tmp_path))
-    for name in [name for name in sys.modules if name.split(".")[0] == "triton"]:
-        monkeypatch.delitem(sys.modules, name)
+    fake_triton(f'"""doc"""\n{text}')
     assert kernel_check.missing(torch.device("cpu")) == reason
+
+
+def test_pytorch_computes_where_triton_cannot_be_imported(fake_triton, monkeypatch):
+    """It looks for drivers and compilers at its import."""
+    fake_triton("raise RuntimeError('0 active drivers ([])\\nThere should only be one.')\n")
+    function, *_, settings = CASES["point_sample"]
+    inputs = make_inputs("point_sample")
+    with use_backend("torch"):
+        expected = function(*inputs, *settings)
+    monkeypatch.setattr(backend, "_reason_against", lambda pixels, maps: None)
+    reason = "Triton cannot be imported (RuntimeError: 0 active drivers ([]))"
+    with pytest.warns(RuntimeWarning) as caught:
+        assert_close(function(*inputs, *settings), expected)
+    (warning,) = caught
+    assert str(warning.message) == f"{reason}; PyTorch's own operators compute it"
+    with use_backend("triton"), pytest.raises(RuntimeError, match="Triton cannot be imported"):
+        function(*inputs, *settings)
 
 
 @pytest.mark.parametrize("name", CASES)

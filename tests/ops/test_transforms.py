@@ -13,7 +13,7 @@ from tests.utils import assert_close
 # torch.func.jvp compiles some of PyTorch's own derivatives so.
 pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated")
 
-# function, its plain form, shapes, settings
+# function, its naive implementation, shapes, settings
 CASES = {
     "reassemble": (
         *(reassemble, naive.reassemble),
@@ -28,7 +28,7 @@ every_case = pytest.mark.parametrize("name", CASES)
 
 
 def make(name: str, device: str = "cpu"):
-    """The function and its plain form, of two maps, and the maps."""
+    """The function and its naive implementation, of two maps, and the maps."""
     function, plain, *shapes, settings = CASES[name]
     maps = [torch.randn(shape, dtype=torch.float64, device=device) for shape in shapes]
     return lambda a, b: function(a, b, *settings), lambda a, b: plain(a, b, *settings), maps

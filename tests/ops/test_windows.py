@@ -31,7 +31,7 @@ SMALL = (2, 4, 3, 5, 3, 2, 2)
 @pytest.mark.parametrize("memory_format", FORMATS)
 @pytest.mark.parametrize("shape", SHAPES, ids=name_of)
 def test_equals_loop(shape, memory_format, operation, device):
-    """The plain form too, which the benchmark compares with."""
+    """So does the naive implementation, which the benchmark compares with."""
     inputs = operation.inputs(shape, dtype=torch.float64, device=device)
     expected = operation.loop(*inputs, *operation.settings(shape))
     assert_close(operation.naive(*inputs, *operation.settings(shape)), expected)

@@ -36,7 +36,7 @@ def name_of(shape: tuple[int, ...]) -> str:
 
 
 class Operation(NamedTuple):
-    """A primitive, its definition in loops, and its plain form; ``groups``: whether it has them."""
+    """A primitive, its definition in loops and naively; ``groups``: whether it has them."""
 
     function: Callable[..., Tensor]
     loop: Callable[..., Tensor]
