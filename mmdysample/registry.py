@@ -42,7 +42,7 @@ def is_same_definition(one: type, other: type) -> bool:
 
 
 def for_each_upsampler(follow: Callable[[type[nn.Module]], None]) -> None:
-    """Call ``follow`` with every upsampler that is registered, and that will be, again or anew."""
+    """Call ``follow`` with every upsampler that is registered or will be, also again."""
     _FOLLOWERS.append(follow)
     for cls in _UPSAMPLERS.values():
         follow(cls)

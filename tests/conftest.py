@@ -43,7 +43,7 @@ def device(request) -> str:
 
 def pytest_configure(config) -> None:
     # pytest-randomly shuffles the tests. It also seeds each of them with a number of its own,
-    # anew between fixtures and test; see `_same_start`.
+    # again between fixtures and test; see `_same_start`.
     if config.pluginmanager.hasplugin("randomly"):
         config.option.randomly_reset_seed = False
 

@@ -41,7 +41,7 @@ def parse_args() -> argparse.Namespace:
         "--record",
         action="store_true",
         help="keep the runs in tools/model_zoo/runs.csv, and write docs/model_zoo.md, "
-        "configs/*/metafile.yml and model-index.yml anew; nothing is printed",
+        "configs/*/metafile.yml and model-index.yml again; nothing is printed",
     )
     return parser.parse_args()
 

@@ -60,7 +60,7 @@ def load_config(path: str, options: dict[str, Any] | None, needed: tuple[str, ..
     if missing:
         raise UserError(f"config {path} does not set {', '.join(missing)}")
     check_whole_numbers(cfg)
-    # `Config.fromfile` forgets this argument. Laying out the text anew with each checkpoint takes
+    # `Config.fromfile` forgets this argument. Laying out the text again with each checkpoint takes
     # half the time of a short run, and yapf makes an error of an interrupt.
     return Config(
         dict(cfg.items()), cfg.text, cfg.filename, cfg.env_variables, format_python_code=False

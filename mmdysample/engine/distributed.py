@@ -49,7 +49,7 @@ def is_first_process(launcher: str) -> bool:
 def end_with_launcher(seconds: float = 1.0) -> None:
     """End this process soon after torchrun, which started it, is there no more.
 
-    torchrun ends its processes whenever it can; killed outright it leaves them at work. A thread
+    torchrun ends its processes whenever it can; killed outright it leaves them running. A thread
     looks at the parent process's id, which also ends a process that waits for another one in a
     collective operation. Checkpoints are written atomically, so it may end at once.
     """

@@ -22,7 +22,7 @@ class WriteFirstCheckpointHook(CheckpointHook):
 
     def before_train(self, runner) -> None:
         super().before_train(runner)
-        # What is there when a run starts anew was not written by this run.
+        # What is there when a run starts from scratch was not written by this run.
         self._others = set() if runner.iter else self._files()
         if is_main_process() and "://" not in self.out_dir:
             name = self.filename_tmpl.format("*")

@@ -31,7 +31,7 @@ def only_run_in(work_dir: str) -> Iterator[None]:
         except OSError as error:
             if error.errno in (errno.EACCES, errno.EAGAIN):
                 raise UserError(
-                    f"another training run is at work in work dir {work_dir}: wait until it has "
+                    f"another training is running in work dir {work_dir}: wait until it has "
                     "ended, or choose another --work-dir"
                 ) from None
             if error.errno not in (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS):

@@ -63,14 +63,14 @@ def plan_resume(cfg: Config, resume: str | None) -> dict | None:
 
     Raises:
         CheckpointError: the checkpoint is missing, damaged, or not one of a training run.
-        UserError: a run that starts anew would replace checkpoints of an earlier one.
+        UserError: a run that starts from scratch would replace checkpoints of an earlier one.
     """
     if resume is not None:
         cfg.resume = True
     if not cfg.get("resume"):
         if cfg.get("load_from") and "://" not in cfg.load_from:
             check_checkpoint_file(cfg.load_from)
-        _check_starts_anew(cfg)
+        _check_no_earlier_run(cfg)
         return None
     named = cfg.get("load_from") if resume is None else resume
     if named in (None, "auto"):
@@ -89,12 +89,12 @@ def plan_resume(cfg: Config, resume: str | None) -> dict | None:
     return checkpoint
 
 
-def _check_starts_anew(cfg: Config) -> None:
+def _check_no_earlier_run(cfg: Config) -> None:
     directory, steps = checkpoints_of(cfg)
     if steps:
         raise UserError(
             f"{directory} holds {min(steps)} of an earlier run: --resume continues that run; to "
-            "start anew choose another --work-dir, or remove the earlier checkpoints"
+            "start from scratch choose another --work-dir, or remove the earlier checkpoints"
         )
 
 

@@ -61,7 +61,7 @@ def test_second_run_is_refused(zygote, tmp_path):
     assert contents(tmp_path) == before
     assert run.status == 2, run.stderr
     assert run.stderr == (
-        "error: another training run is at work in work dir w: wait until it has ended, or choose "
+        "error: another training is running in work dir w: wait until it has ended, or choose "
         "another --work-dir\n"
     )
     assert zygote.run(TRAIN, config, "--work-dir", "w", "--resume", cwd=tmp_path).status == 0

@@ -209,7 +209,7 @@ def test_hooks_of_the_users_own_stay(tmp_path):
 
 @pytest.mark.parametrize("keep", [-1, 2])
 def test_keeps_as_many_as_asked(tmp_path, keep):
-    """Of the run's own: what was there when it started anew is somebody else's."""
+    """Of the run's own: what was there when it started is somebody else's."""
     hook = dict(type="CheckpointHook", interval=1, max_keep_ckpts=keep)
     (tmp_path / "w").mkdir()
     (tmp_path / "w" / "epoch_0.pth").touch()

@@ -1,4 +1,4 @@
-"""Runs the tools as a user calls them, without importing everything anew for each call.
+"""Runs the tools as a user calls them, without importing everything again for each call.
 
 A helper process imports torch and mm packages once; each call forks it, sets arguments, directory,
 environment and output, and runs the script as ``__main__``. The helper itself computes nothing,

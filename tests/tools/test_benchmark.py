@@ -15,6 +15,7 @@ import torch
 from mmdysample import build_upsampler, list_upsamplers
 from mmdysample.engine.errors import UserError
 from mmdysample.ops.backend import get_backend
+from tests.utils import assert_close
 
 ROOT = Path(__file__).parents[2]
 DIRECTORY = ROOT / "tools" / "benchmark"
@@ -195,6 +196,23 @@ def test_naive_upsamplers_use_no_primitive_of_the_library(benchmark, monkeypatch
                 patch.setattr(module, primitive, pytest.fail)
             assert work.implementations["naive"]().shape == (2, 64, 12, 10)
             assert all(getattr(module, primitive) is pytest.fail for primitive in primitives)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        dict(initial_position="nearest"),
+        dict(scope_factor=0.1),
+        dict(dyscope=True, scope_factor=2.0, style="pl"),
+    ],
+    ids=str,
+)
+def test_the_naive_dysample_has_the_settings_of_ours(benchmark, settings):
+    operations = benchmark["operations"]
+    place = operations.Place("cpu", torch.float32)
+    cfg = dict(type="DySample", **settings)
+    work = operations.make_upsampler(cfg, operations.Shape(1, 16, 4, 3), place)
+    assert_close(work.implementations["ours"](), work.implementations["naive"]())
 
 
 def test_an_upsampler_that_does_not_say_what_it_costs_is_measured(benchmark, monkeypatch):

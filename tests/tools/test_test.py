@@ -78,7 +78,7 @@ def test_segmentor(zygote, trained, toy_data, tmp_path):
         label = np.array(Image.open(toy_data / "labels" / path.name))
         hits += (np.array(Image.open(path)) == label).sum()
         pixels += label.size
-    # Counted anew from the written label images.
+    # Counted again from the written label images.
     assert metrics["aAcc"] == pytest.approx(100 * hits / pixels, abs=0.01)
     # The run's own records stay where they are.
     (run,) = (tmp_path / "w").glob("*/vis_data/config.py")

@@ -6,6 +6,8 @@ import json
 import math
 import subprocess
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -151,6 +153,33 @@ def test_verdicts(call, shapes, tools_that_leave, losses, metrics, statuses, say
     assert says in stdout.splitlines()[0]
     assert f"{int(good)} of 1 configs are ok" in stdout
     assert ("train.py was here" in stderr) == (not good)  # the end of the log
+
+
+def test_ctrl_c_starts_no_further_config(call, shapes, monkeypatch):
+    started, cancelled = [], threading.Event()
+
+    class Pool(ThreadPoolExecutor):
+        def shutdown(self, wait=True, *, cancel_futures=False):
+            super().shutdown(wait=False, cancel_futures=cancel_futures)
+            cancelled.set()
+            super().shutdown(wait=wait)
+
+    def try_config(directory: Path) -> str:
+        started.append(directory)
+        assert cancelled.wait(timeout=60)
+        return "trained"
+
+    def interrupted(trials):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(tool, "ThreadPoolExecutor", Pool)
+    monkeypatch.setattr(tool, "try_config", try_config)
+    monkeypatch.setattr(tool, "as_completed", interrupted)
+    configs = sorted((CONFIGS / "shapes").glob("segformer*.py"))
+    assert len(configs) > 1
+    status, _, stderr = call(*configs, "--data", shapes, "--workers", 1)
+    assert (status, stderr) == (130, "\ninterrupted\n")
+    assert len(started) <= 1
 
 
 @pytest.mark.parametrize(

@@ -85,17 +85,21 @@ def main() -> int:
             cfg.dump(directory / "config.py")
         with ThreadPoolExecutor(args.workers) as pool:
             trials = {pool.submit(try_config, directories[path]): path for path in directories}
-            for done, trial in enumerate(as_completed(trials), start=1):
-                path = trials[trial]
-                try:
-                    verdict = f"{trial.result()}: ok"
-                except TrialError as error:
-                    verdict = str(error)
-                    bad.append(path.stem)
-                    log = (directories[path] / "log.txt").read_text(errors="replace")
-                    print(*log.splitlines()[-20:], sep="\n", file=sys.stderr)
-                passed = time.monotonic() - start
-                print(f"[{done}/{len(trials)}, {passed:.0f} s] {path.stem}: {verdict}", flush=True)
+            try:
+                for done, trial in enumerate(as_completed(trials), start=1):
+                    path = trials[trial]
+                    try:
+                        verdict = f"{trial.result()}: ok"
+                    except TrialError as error:
+                        verdict = str(error)
+                        bad.append(path.stem)
+                        log = (directories[path] / "log.txt").read_text(errors="replace")
+                        print(*log.splitlines()[-20:], sep="\n", file=sys.stderr)
+                    passed = f"{time.monotonic() - start:.0f} s"
+                    print(f"[{done}/{len(trials)}, {passed}] {path.stem}: {verdict}", flush=True)
+            except BaseException:  # Ctrl-C, above all
+                pool.shutdown(cancel_futures=True)
+                raise
     print(f"{len(trials) - len(bad)} of {len(trials)} configs are ok")
     if bad:
         print("not ok:", *bad, sep="\n  ")

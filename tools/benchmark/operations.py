@@ -197,6 +197,8 @@ def naive_upsampler(upsampler: Upsampler, *arguments: Tensor) -> Callable[[], Te
             scale_factor=upsampler.scale_factor,
             groups=upsampler.groups,
             style=upsampler.style,
+            scope_factor=upsampler.scope_factor,
+            initial_position=upsampler.initial_position,
         )
     module = sys.modules[type(upsampler).__module__]
     primitives = {name: function for name, function in NAIVE.items() if hasattr(module, name)}

@@ -2,7 +2,7 @@
 
 Each start of tools/train.py leaves a directory in its work dir, named by its time: run.json with
 the settings, and evaluations among the scalars in vis_data/scalars.json, a JSON object a line.
-Nothing is taken on trust: all of it may be anybody's.
+All of it is untrusted input.
 """
 
 from __future__ import annotations
