@@ -134,7 +134,7 @@ def main() -> int:
     try:
         args.work_dir.mkdir(parents=True, exist_ok=True)
         os.chdir(args.work_dir)  # where the configs of Shapes look for data/shapes
-        Path(MARKER).write_text(json.dumps({"quick": args.quick}))
+        write_marker(args.quick)
         Demo(args.quick).run()
     except (StepError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
@@ -143,6 +143,14 @@ def main() -> int:
         print(f"\ninterrupted; to go on from here: {again}", file=sys.stderr)
         return 130
     return 0
+
+
+def write_marker(quick: bool) -> None:
+    """Say, in the current directory, that it is a demo's, and of which settings."""
+    from mmdysample.engine.atomic import write_text
+
+    if not Path(MARKER).exists():
+        write_text(MARKER, json.dumps({"quick": quick}))
 
 
 class Demo:

@@ -50,7 +50,8 @@ elif name == "test":
     run.mkdir(parents=True)
     shutil.copy(root / "results.json", run / "1.json")
 else:
-    pathlib.Path(option["--out"]).write_text("drawn")
+    with open(option["--out"], "x") as image:  # what exists is refused
+        image.write("drawn")
 """
 
 
@@ -164,6 +165,7 @@ def test_only_what_is_missing_is_done_again_beside_a_users_files(machine, run) -
     machine.calls()
     shutil.rmtree(machine.work_dir / TRAINED / "test")
     (machine.work_dir / "sampling_points.png").unlink()
+    (machine.work_dir / "logs/sampling_points.png").write_text("a part of it")
     users = [
         machine.work_dir / name for name in ("thesis.txt", "logs/thesis.txt", f"{TRAINED}/mine.txt")
     ]
@@ -174,6 +176,7 @@ def test_only_what_is_missing_is_done_again_beside_a_users_files(machine, run) -
     assert output.count(": done before") == STEPS - 3  # training says that it is complete
     calls = [call.split()[0] for call in machine.calls()]
     assert calls == ["train", "test", "sampling_points"]
+    assert (machine.work_dir / "sampling_points.png").read_text() == "drawn"
     assert [path.read_text() for path in users] == ["all of it"] * len(users)
 
 
@@ -229,6 +232,24 @@ def processes_of(script: Path) -> int:
         except (FileNotFoundError, ProcessLookupError):
             continue
     return count
+
+
+def test_the_marker_is_written_once_and_whole(tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+    def interrupt(*paths) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(os, "replace", interrupt)
+        demo.write_marker(quick=True)
+    assert list(tmp_path.iterdir()) == []
+    demo.write_marker(quick=True)
+    before = Path(demo.MARKER).stat()
+    demo.write_marker(quick=True)
+    after = Path(demo.MARKER).stat()
+    assert (after.st_ino, after.st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
+    assert demo.mistake_in(tmp_path, quick=True) is None
 
 
 def test_a_copied_demo_has_its_own_checkpoints(tmp_path, monkeypatch) -> None:
