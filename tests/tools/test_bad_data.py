@@ -27,8 +27,6 @@ from PIL import Image
 from tests.engine.toy import draw_data, write_config
 from tests.engine.zygote import TEST, TRAIN
 
-pytestmark = pytest.mark.slow
-
 MASKS = 'train_pipeline[1]["with_mask"] = True\n'
 VALIDATION = 'val_dataloader["dataset"]["ann_file"] = "other.json"\n'
 EVALUATION = 'val_evaluator["ann_file"] = "data/other.json"\n'
@@ -149,6 +147,10 @@ CASES = {
 }
 
 
+FAST = ("image-truncated", "labels-of-16-bits")
+"""One damaged image and one bad label map for every run of the tests; the others are slow."""
+
+
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory) -> Path:
     """A checkpoint that fits the toy detector."""
@@ -164,13 +166,15 @@ def checkpoint(tmp_path_factory) -> Path:
     return directory / "good.pth"
 
 
-@pytest.mark.parametrize("name", CASES)
-def test_tools(name, zygote, checkpoint, tmp_path):
+@pytest.mark.parametrize(
+    "name", [name if name in FAST else pytest.param(name, marks=pytest.mark.slow) for name in CASES]
+)
+def test_tools(name, zygote, request, tmp_path):
     case = CASES[name]
     draw_data(tmp_path / "data")
     write_config(case.family, Path("data"), tmp_path / "config.py", case.config)
     case.spoil(tmp_path / "data")
-    arguments = [checkpoint] if case.script == TEST else []
+    arguments = [request.getfixturevalue("checkpoint")] if case.script == TEST else []
 
     result = zygote.run(case.script, "config.py", *arguments, cwd=tmp_path)
 
