@@ -6,7 +6,8 @@
 # --fast, which comes first, leaves out the tests that are marked as slow: three minutes on 2 cores.
 # With arguments, pytest runs what they say: bash tools/test.sh tests/ops -k sample
 # Without, it runs everything, in several processes (the files of tests are dealt out to them).
-# The order is random; --randomly-seed=N, with the N that the output begins with, repeats one.
+# The order is random; --randomly-seed=N, with the N that the output begins with, repeats the order
+# in every file, and runs everything where it is the only argument.
 set -euo pipefail
 
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -25,10 +26,14 @@ started=$SECONDS
 "$bin/ruff" check .
 "$bin/ruff" format --check .
 "$bin/shellcheck" -x tools/*.sh tools/benchmark/*.sh .ci/run
-if (($# == 0)); then
+everything=1
+for argument in "$@"; do
+    [[ $argument == --randomly-seed=* ]] || everything=
+done
+if [[ $everything ]]; then
     # Each process computes with one thread, as they share the cores.
     export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
-    set -- -n logical --maxprocesses 4 --dist loadfile --durations=15
+    set -- -n logical --maxprocesses 4 --dist loadfile --durations=15 "$@"
 fi
 "$bin/python" -m pytest "${chosen[@]}" "$@" </dev/null
 echo "All checks passed in $((SECONDS - started)) s."

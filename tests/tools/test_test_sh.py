@@ -66,9 +66,20 @@ FORM = ["setup_env.sh", "ruff check .", "ruff format --check ."]
             ["--fast"],
             "-m not slow -n logical --maxprocesses 4 --dist loadfile --durations=15",
         ),
+        (
+            "tools/test.sh",
+            ["--randomly-seed=7"],
+            "python -m pytest -n logical --maxprocesses 4 --dist loadfile --durations=15 "
+            "--randomly-seed=7",
+        ),
+        (
+            "tools/test.sh",
+            ["--randomly-seed=7", "tests/ops"],
+            "python -m pytest --randomly-seed=7 tests/ops",
+        ),
         (".ci/run", [], "--durations=15"),
     ],
-    ids=["arguments", "fast-arguments", "fast", "all"],
+    ids=["arguments", "fast-arguments", "fast", "all-in-order", "arguments-in-order", "all"],
 )
 def test_sets_up_checks_the_form_and_runs_the_tests(
     clone: Clone, script: str, arguments: list[str], pytest_call: str
