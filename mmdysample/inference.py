@@ -177,8 +177,8 @@ def _inferencer_class(package: str, weights: str | None) -> type[BaseInferencer]
 
         def __call__(self, inputs, *args, out_dir="", **settings):
             if out_dir:
-                names = {"vis", "preds", "pred", settings.get("img_out_dir", "vis")}
-                _check_keeps_input(inputs, out_dir, names)
+                named = {settings.get("img_out_dir", "vis"), settings.get("pred_out_dir", "pred")}
+                _check_keeps_input(inputs, out_dir, {"vis", "preds", "pred", *named})
             return super().__call__(inputs, *args, out_dir=out_dir, **settings)
 
     return Inferencer
@@ -202,14 +202,24 @@ def _classes_and_palette(meta: Any) -> dict:
 
 
 def _check_keeps_input(inputs: Any, out_dir: str, names: set[str]) -> None:
-    """Raise UserError if input images lie in a directory ``out_dir/NAME`` that is written to."""
-    paths = inputs if isinstance(inputs, (list, tuple)) else [inputs]
-    paths = [os.path.abspath(path) for path in paths if isinstance(path, str)]
-    read = {os.path.realpath(p if os.path.isdir(p) else os.path.dirname(p)) for p in paths}
+    """Raise UserError if an input image is also in a directory ``out_dir/NAME``, written to."""
+    read = set()
+    for path in inputs if isinstance(inputs, (list, tuple)) else [inputs]:
+        if isinstance(path, str):
+            read |= _files(path)
     for name in names:
         written = os.path.join(out_dir, name)
-        if os.path.realpath(written) in read:
+        if _files(written) & read:
             raise UserError(
                 f"out_dir={str(out_dir)!r}: predictions would replace input images in {written}, "
                 "choose another directory"
             )
+
+
+def _files(path: str) -> set[tuple[int, int]]:
+    """Device and inode of a file, or of each file in a directory: the same through any link."""
+    paths = [path]
+    if os.path.isdir(path):
+        paths = [os.path.join(path, name) for name in os.listdir(path)]
+    found = [os.stat(each) for each in paths if os.path.isfile(each)]
+    return {(each.st_dev, each.st_ino) for each in found}

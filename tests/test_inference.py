@@ -109,7 +109,7 @@ def test_weights_and_classes_are_the_checkpoints(opened):
     assert tuple(inferencer.model.dataset_meta["classes"]) == CLASSES[family]
 
 
-@pytest.mark.parametrize("how", ["directory", "file", "list", "link"])
+@pytest.mark.parametrize("how", ["directory", "file", "list", "link", "linked", "links"])
 def test_input_images_are_not_replaced(opened, images, how):
     """Upstream draws the image ``out_dir/vis/a.png`` of any ``a.png``."""
     _, _, inferencer = opened
@@ -117,19 +117,32 @@ def test_input_images_are_not_replaced(opened, images, how):
     images = images.rename(out / "vis")
     before = (images / "a.png").read_bytes()
     inputs = dict(directory=str(images), file=str(images / "a.png"), list=[str(images / "b.png")])
-    if how == "link":
-        (out / "link").symlink_to(images)
-        inputs["link"] = str(out / "link")
+    (out / "link").symlink_to(images)
+    inputs["link"] = str(out / "link")
+    (out / "links").mkdir()
+    (out / "links" / "c.png").symlink_to(images / "a.png")
+    inputs["linked"] = str(out / "links" / "c.png")
+    inputs["links"] = str(out / "links")
     with pytest.raises(UserError, match=r"would replace input images in .*vis, choose another"):
         inferencer(inputs[how], out_dir=str(out))
     assert (images / "a.png").read_bytes() == before and len(list(images.iterdir())) == 2
 
 
-def test_input_images_are_not_replaced_by_a_named_directory(opened, images):
-    family, _, inferencer = opened
-    if family == "mmseg":
-        with pytest.raises(UserError, match=r"would replace input images in .*images"):
-            inferencer(str(images), out_dir=str(images.parent), img_out_dir="images")
+@pytest.mark.parametrize("key", ["img_out_dir", "pred_out_dir"])
+def test_input_images_are_not_replaced_by_a_named_directory(key, images):
+    inferencer = open_inferencer(NAMES["mmseg"], None, "cpu")
+    with pytest.raises(UserError, match=r"would replace input images in .*images"):
+        inferencer(str(images), out_dir=str(images.parent), **{key: "images"})
+
+
+@pytest.mark.parametrize("link", [os.symlink, os.link])
+def test_input_images_are_not_replaced_through_links_in_the_output(opened, images, link):
+    _, _, inferencer = opened
+    out = images.parent / "out"
+    (out / "vis").mkdir(parents=True)
+    link(images / "a.png", out / "vis" / "a.png")
+    with pytest.raises(UserError, match=r"would replace input images in .*vis"):
+        inferencer(str(images), out_dir=str(out))
 
 
 UPSTREAM = """
@@ -259,12 +272,11 @@ def test_images_of_one_name_have_their_own_predictions(images, tmp_path):
     assert found[0] != found[1]
 
 
-@pytest.mark.parametrize("family", ["mmseg"])
-def test_a_model_without_an_inferencer(family, images, tmp_path):
+def test_a_model_without_an_inferencer(images, tmp_path):
     """As the analysis tools predict: the same as the inferencer."""
-    inferencer = open_inferencer(NAMES[family], None, "cpu")
+    inferencer = open_inferencer(NAMES["mmseg"], None, "cpu")
     torch.save(inferencer.model.state_dict(), tmp_path / "a.pth")
-    cfg = config_of(family)
+    cfg = config_of("mmseg")
     data = load_input(cfg, str(images / "a.png"))
     assert data["inputs"].shape[0] == 3 and data["inputs"].dtype == torch.uint8
     found = predict(load_model(cfg, str(tmp_path / "a.pth"), "cpu"), data).pred_sem_seg.data

@@ -50,12 +50,14 @@ def build_data_set(cfg: Any) -> Any:
     if isinstance(cfg, Mapping):
         cfg = copy.deepcopy(cfg)
         for leaf in data_set_configs(cfg):
+            if leaf.get("type") is _build_checked:
+                continue  # a config that is named twice
             arguments = dict(leaf)
             leaf.clear()
             leaf.update(type=_build_checked, cfg=arguments)
         dataset = DATASETS.build(cfg)
     if len(dataset) == 0:
-        raise UserError(_is_empty(dataset))
+        raise UserError(_empty_sentence(dataset))
     return dataset
 
 
@@ -102,13 +104,13 @@ def _read(dataset: BaseDataset) -> None:
     serialized, dataset.serialize_data = dataset.serialize_data, False
     dataset.full_init()
     if not dataset.data_list:
-        raise UserError(_is_empty(dataset))
+        raise UserError(_empty_sentence(dataset))
     if serialized:
         dataset.data_bytes, dataset.data_address = dataset._serialize_data()
         dataset.serialize_data = True
 
 
-def _is_empty(dataset: Any) -> str:
+def _empty_sentence(dataset: Any) -> str:
     """The sentence for a data set without samples."""
     places = [getattr(dataset, "ann_file", None), *getattr(dataset, "data_prefix", {}).values()]
     where = ", ".join(str(place) for place in places if place) or "its files"

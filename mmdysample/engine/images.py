@@ -14,6 +14,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 from PIL import Image
+from PIL.JpegImagePlugin import JpegImageFile
 
 from mmdysample.coco import MAX_PIXELS
 from mmdysample.errors import UserError
@@ -89,6 +90,10 @@ def check_image_file(path: str, kind: str = "image", labels: bool = False) -> No
         raise UserError(
             f"the {kind} {path} cannot be read: it is damaged or in no known format"
         ) from error
+    if image.format == "MPO":
+        # A JPEG image with others behind it, as phones write; the first alone is decoded.
+        content.seek(0)
+        image = JpegImageFile(content)
     # Thumbnails in the header have ends of their own.
     pixels = content.read()
     end = {"JPEG": _END_OF_JPEG, "PNG": _END_OF_PNG}.get(image.format, b"")
@@ -106,7 +111,7 @@ def _read(path: str, kind: str) -> bytes:
         mode = os.stat(path).st_mode
         # Reading from a pipe or a device may not end.
         if not stat.S_ISREG(mode):
-            what = "is a directory" if stat.S_ISDIR(mode) else "is no regular file"
+            what = "is a directory" if stat.S_ISDIR(mode) else "is not a regular file"
             raise UserError(f"the {kind} {path} cannot be read: {what}")
         content = Path(path).read_bytes()
     except (OSError, ValueError) as error:

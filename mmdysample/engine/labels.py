@@ -40,8 +40,8 @@ def check_labels(sample: dict, num_classes: int | None, ignore_index: int) -> No
     """Check the label map of a sample: ``gt_seg_map``, as it was loaded from ``seg_map_path``.
 
     Raises:
-        UserError: it has several channels, is not of the image's size, or has a label that is none
-            of the classes.
+        UserError: it has several channels, is not of the size of an image that was loaded before,
+            or has a label that is none of the classes.
     """
     labels, path = sample["gt_seg_map"], sample.get("seg_map_path")
     if labels.ndim != 2:
@@ -49,7 +49,8 @@ def check_labels(sample: dict, num_classes: int | None, ignore_index: int) -> No
             f"the label map {path} has {labels.shape[-1]} channels: a label map is an image of "
             "one channel, or of a palette, whose values are the labels"
         )
-    height, width = sample["ori_shape"][:2]
+    # A pipeline may load labels before the image, whose size nobody knows then.
+    height, width = sample.get("ori_shape", labels.shape)[:2]
     if labels.shape != (height, width):
         raise UserError(
             f"the label map {path} is {labels.shape[0]}x{labels.shape[1]} (height x width), "
@@ -129,7 +130,7 @@ def _walk(directory: str, below: str = "") -> Iterator[tuple[str, str]]:
             yield name, "directory"
             yield from _walk(entry.path, name)
         elif not entry.name.startswith("."):
-            yield name, FILE if entry.is_file() else "link to nothing, or no regular file"
+            yield name, FILE if entry.is_file() else "link to nothing, or not a regular file"
 
 
 def _stems(found: dict[str, str], suffix: str) -> set[str]:

@@ -68,7 +68,7 @@ def _read_archive(file: BinaryIO, size: int) -> Any:
 
         storages: dict[str, torch.Tensor] = {}
 
-        def read_storage(key: str, length: int) -> torch.Tensor:
+        def read_storage(key: str, _length: int) -> torch.Tensor:
             if key not in storages:
                 storages[key] = _tensor_of(archive.read(f"{root}data/{key}"))
             return storages[key]

@@ -43,7 +43,9 @@ def is_count(value: Any) -> bool:
 # ------------------------------------------------- what a pickle may have called
 
 
-def _tensor(storage, offset, size, stride, grad=None, hooks=None, flags=None) -> torch.Tensor:
+def _tensor(
+    storage, offset, size, stride, requires_grad=None, hooks=None, flags=None
+) -> torch.Tensor:
     """A view of a storage."""
     require(type(storage) is torch.Tensor, "a tensor without a storage")
     require(not flags, "a tensor that is a conjugate or negative view: resolve_conj() it first")
@@ -98,7 +100,7 @@ def _scalar(dtype, data) -> np.generic:
 
 
 def _statistic(owner, name) -> None:
-    """What mmengine's logged scalars have in their state, where it is of no use."""
+    """What mmengine's logged scalars have in their state, where nothing reads it."""
     if owner != _HISTORY or name not in _STATISTICS:
         raise Refused(f"getattr(..., {name!r:.40})")
 

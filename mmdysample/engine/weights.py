@@ -57,7 +57,7 @@ def load_weights(
     report = {
         "not in it": [entry for entry in left if entry not in other_shape],
         "of another shape": other_shape,
-        "of no use": unexpected,
+        "unused": unexpected,
     }
     for what, entries in report.items():
         if entries:
@@ -71,10 +71,13 @@ def check_averages(model: nn.Module, checkpoint: dict, name: str) -> None:
     The hook swaps each tensor under ``ema_state_dict`` with the one of its name in the weights.
     """
     own, weights = _unwrapped(model).state_dict(), weights_of(checkpoint, name)
-    own["steps"] = weights["steps"] = torch.tensor(0)  # how often it has averaged
     for entry, value in weights_of(checkpoint, name, "ema_state_dict").items():
-        shapes = {each[entry].shape for each in (own, weights) if entry in each}
-        if entry not in weights or shapes != {value.shape}:
+        if entry == "steps":  # how often it has averaged
+            fits = value.shape == ()
+        else:
+            shapes = {each[entry].shape for each in (own, weights) if entry in each}
+            fits = entry in weights and shapes == {value.shape}
+        if not fits:
             raise CheckpointError(
                 f"checkpoint {name} does not fit this model: {entry!a} of its ema_state_dict has "
                 "another shape, or is not among its weights"

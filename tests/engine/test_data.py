@@ -102,6 +102,14 @@ def test_data_sets_inside_of_others_are_checked(data):
         build_data_set(wrapped(detector(data) | dict(metainfo=dict(classes=("dis", "square")))))
 
 
+def test_one_config_named_twice_is_checked_once(data):
+    leaf = detector(data)
+    built = build_data_set(dict(type="ConcatDataset", datasets=[leaf, leaf]))
+    assert len(built) == 12
+    for inner in built.datasets:
+        assert transforms(inner) == transforms(build_data_set(leaf))
+
+
 class Plain(BaseDataset):
     """A user's own, which cannot wait with reading."""
 

@@ -55,10 +55,11 @@ def check(path: Path, content: bytes | None = None, **settings) -> None:
 
 
 JPEG = encoded("JPEG")
-
-
 WITH_THUMBNAIL = encoded("JPEG", thumbnail=JPEG)
 PROGRESSIVE = encoded("JPEG", progressive=True)
+# Two images in a file, of which the first is decoded.
+SECOND = Image.fromarray(NOISE[::-1])
+PHONE = encoded("MPO", thumbnail=JPEG, save_all=True, append_images=[SECOND])
 WHOLE = dict(
     jpeg=JPEG,
     progressive=PROGRESSIVE,
@@ -67,6 +68,8 @@ WHOLE = dict(
     appended=JPEG + b"\xff\xda" * 9,
     appended_to_progressive=PROGRESSIVE + b"\xff\xda" * 9,
     fill_byte=JPEG[:2] + b"\xff" + JPEG[2:],
+    phone=PHONE,
+    phone_without_the_second=PHONE[:-100],
     png=encoded("PNG"),
     bmp=encoded("BMP"),
     webp=encoded("WEBP"),
@@ -89,7 +92,7 @@ def test_whole_images_pass(tmp_path, name):
             "its end is missing",
             [
                 *(JPEG[:-100], JPEG[:-2], WITH_THUMBNAIL[:-100], PROGRESSIVE[:-100]),
-                WHOLE["png"][:-300],
+                *(PHONE[: PHONE.rindex(b"\xff\xd8") - 100], WHOLE["png"][:-300]),
             ],
         ),
     ],
@@ -115,7 +118,7 @@ def test_what_is_no_file(tmp_path):
         check(tmp_path, kind="label map")
     os.mkfifo(tmp_path / "pipe")
     for path in (tmp_path / "pipe", Path("/dev/zero")):
-        with pytest.raises(UserError, match=f"{path} cannot be read: is no regular file"):
+        with pytest.raises(UserError, match=f"{path} cannot be read: is not a regular file"):
             check(path)
     with pytest.raises(UserError, match="cannot be read: embedded null byte"):
         check(Path("a\0b"))

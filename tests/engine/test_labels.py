@@ -43,6 +43,15 @@ def test_another_size_is_refused(size):
         CheckLabelMap(3, 255)(results(size=size))
 
 
+def test_labels_that_are_loaded_before_the_image():
+    """Their size has nothing to be compared with."""
+    given = results(2, size=(5, 6))
+    del given["ori_shape"]
+    assert CheckLabelMap(3, 255)(given) is given
+    with pytest.raises(UserError, match=r"a\.png has label 2"):
+        CheckLabelMap(2, 255)(given)
+
+
 def test_several_channels_are_refused():
     """Colours are not labels; mmseg would train on three label maps in one."""
     given = results() | dict(gt_seg_map=np.zeros((4, 6, 3), np.uint8))

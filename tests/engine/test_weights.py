@@ -67,7 +67,7 @@ def test_what_fits(capsys):
     load_weights(model, dict(state_dict=state), "x.pth", logger=None)
     loaded = zip(model.parameters(), source.parameters(), strict=True)
     assert all(torch.equal(ours, theirs) for ours, theirs in loaded)
-    assert capsys.readouterr().out == "checkpoint x.pth, of no use: '\\x1b[2Jother\\n'\n"
+    assert capsys.readouterr().out == "checkpoint x.pth, unused: '\\x1b[2Jother\\n'\n"
 
 
 def test_fine_tuning_with_other_classes(capsys):

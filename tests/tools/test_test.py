@@ -213,4 +213,4 @@ def test_additional_weights_are_fine(zygote, trained, tmp_path):
         TEST, trained / "detector.py", tmp_path / "more.pth", "--work-dir", "w", cwd=tmp_path
     )
     assert run.status == 0, run.stderr
-    assert "of no use: 'teacher.weight'" in run.stdout
+    assert "unused: 'teacher.weight'" in run.stdout
