@@ -18,7 +18,7 @@ set -euo pipefail
 
 ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 VENV=$(realpath -ms "${MMDYSAMPLE_VENV:-$ROOT/.venv}")
-CACHE=$(realpath -ms "${MMDYSAMPLE_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/mmdysample}")
+CACHE=$(realpath -ms "${MMDYSAMPLE_CACHE:-${XDG_CACHE_HOME:-${HOME:-/tmp}/.cache}/mmdysample}")
 LOCK=$ROOT/requirements/lock.txt
 MMCV=$(grep '^mmcv==' "$LOCK")
 MMCV1=$(grep '^mmcv==' "$ROOT/requirements/mmcv1.txt")

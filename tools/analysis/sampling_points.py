@@ -391,7 +391,7 @@ def main() -> None:
     height, width = stage.size
     title = (
         f"DySample {stage.name}: {height} x {width} to {s * height} x {s * width}, "
-        f"channel group {group} of {stage.module.groups}"
+        f"channel group {group} (0 to {stage.module.groups - 1})"
     )
     figure = draw(image, title, points, stride, group, window)
     figure.savefig(args.out)
