@@ -22,15 +22,29 @@ class WriteFirstCheckpointHook(CheckpointHook):
 
     def before_train(self, runner) -> None:
         super().before_train(runner)
-        # What is there when a run starts from scratch was not written by this run.
-        self._others = set() if runner.iter else self._files()
+        self._find_others(runner)
         if is_main_process() and "://" not in self.out_dir:
             name = self.filename_tmpl.format("*")
             for pattern in (name, f"best_*_{name}"):
                 remove_abandoned_drafts(self.out_dir, pattern)
 
+    def _find_others(self, runner) -> None:
+        """Note which files were there before the run and are none of its own to delete.
+
+        A run that is resumed in this directory takes over the best ones, and of the others the
+        newest ``max_keep_ckpts``: the earlier run may have been told to keep more.
+        """
+        self._others: set[str] = set()
+        source = os.path.dirname(os.path.realpath(runner._load_from or ""))
+        if runner.iter == 0 or source != os.path.realpath(self.out_dir):
+            self._others = self._files()
+        elif self.max_keep_ckpts > 0:
+            own = self._own(runner.epoch if self.by_epoch else runner.iter)
+            self._others = {os.path.basename(path) for path in own[: -self.max_keep_ckpts]}
+
     def _save_checkpoint_with_step(self, runner, step, meta) -> None:
         name = self.filename_tmpl.format(step)
+        self._others.discard(name)
         self.last_ckpt = self.file_backend.join_path(self.out_dir, name)
         runner.save_checkpoint(
             self.out_dir,
@@ -45,7 +59,7 @@ class WriteFirstCheckpointHook(CheckpointHook):
         )
         if is_main_process():
             write_text(os.path.join(runner.work_dir, "last_checkpoint"), self.last_ckpt)
-        # What is written while the loss is not finite may be of no use: it deletes no earlier one.
+        # What is written while the loss is not finite may be unusable: it deletes no earlier one.
         if self.max_keep_ckpts > 0 and loss_is_finite(runner):
             self._delete(self._own(step)[: -self.max_keep_ckpts])
 

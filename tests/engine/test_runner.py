@@ -359,6 +359,31 @@ def test_resumed_keeps_as_many_as_asked(tmp_path):
     assert sorted(path.name for path in directory.glob("*.pth*")) == sorted(expected)
 
 
+def keep_one(work_dir: Path, epochs: int, checkpoint: Path) -> None:
+    """Continue a run that kept all of its checkpoints in one that keeps the last alone."""
+    runner(
+        work_dir,
+        train_cfg=dict(by_epoch=True, max_epochs=epochs),
+        default_hooks=dict(checkpoint=dict(type="CheckpointHook", interval=1, max_keep_ckpts=1)),
+        load_from=str(checkpoint),
+        resume=True,
+    ).train()
+
+
+def test_resumed_keeps_what_the_earlier_run_was_to_keep(tmp_path):
+    runner(tmp_path / "w").train()
+    keep_one(tmp_path / "w", 5, tmp_path / "w" / "epoch_3.pth")
+    assert names(tmp_path / "w") == ["epoch_1.pth", "epoch_2.pth", "epoch_5.pth"]
+
+
+def test_resumed_from_elsewhere_keeps_what_is_there(tmp_path):
+    """But for what it replaces."""
+    runner(tmp_path / "first").train()
+    runner(tmp_path / "second").train()
+    keep_one(tmp_path / "second", 4, tmp_path / "first" / "epoch_2.pth")
+    assert names(tmp_path / "second") == ["epoch_1.pth", "epoch_2.pth", "epoch_4.pth"]
+
+
 def test_other_runners_load_no_checkpoint(tmp_path):
     """mmengine's FlexibleRunner resumes in a way of its own, which runs what a checkpoint says."""
     cfg = Config(dict(runner_type="FlexibleRunner", load_from="x.pth", work_dir=str(tmp_path)))
