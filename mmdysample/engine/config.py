@@ -13,7 +13,7 @@ from mmengine.config.utils import MODULE2PACKAGE
 from mmengine.device import get_device
 from mmengine.logging import print_log
 
-from mmdysample.engine.checks import check_top_level, check_whole_numbers
+from mmdysample.engine.checks import check_checkpoint_names, check_top_level, check_whole_numbers
 from mmdysample.engine.distributed import (
     check_launcher,
     end_with_launcher,
@@ -60,6 +60,7 @@ def load_config(path: str, options: dict[str, Any] | None, needed: tuple[str, ..
     if missing:
         raise UserError(f"config {path} does not set {', '.join(missing)}")
     check_whole_numbers(cfg)
+    check_checkpoint_names(cfg)
     # `Config.fromfile` forgets this argument. Laying out the text again with each checkpoint takes
     # half the time of a short run, and yapf makes an error of an interrupt.
     return Config(

@@ -22,6 +22,19 @@ def test_spaces_of_options_arrive(tmp_path):
     assert cfg.train_dataloader.dataset.data_root == "my shapes"
 
 
+@pytest.mark.parametrize(
+    ("setting", "sentence"),
+    [
+        ("train_cfg = dict(max_iters=0)", "train_cfg.max_iters"),
+        ("default_hooks = dict(checkpoint=dict(filename_tmpl='last.pth'))", "filename_tmpl"),
+    ],
+)
+def test_settings_are_checked(tmp_path, setting, sentence):
+    (tmp_path / "config.py").write_text(setting + "\n")
+    with pytest.raises(UserError, match=sentence):
+        load_config(str(tmp_path / "config.py"), None, ())
+
+
 def test_bases_in_a_circle(tmp_path):
     (tmp_path / "a.py").write_text("_base_ = 'b.py'\n")
     (tmp_path / "b.py").write_text("_base_ = 'a.py'\n")

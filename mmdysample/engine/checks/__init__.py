@@ -8,6 +8,7 @@ from mmdysample.engine.checks.classes import check_classes
 from mmdysample.engine.checks.parts import check_parts
 from mmdysample.engine.checks.settings import (
     check_batches,
+    check_checkpoint_names,
     check_metrics,
     check_top_level,
     check_whole_numbers,
@@ -17,6 +18,7 @@ __all__ = [
     "TESTING",
     "TRAINING",
     "check_batches",
+    "check_checkpoint_names",
     "check_config",
     "check_top_level",
     "check_whole_numbers",

@@ -108,6 +108,19 @@ def check_whole_numbers(cfg: Config) -> None:
         )
 
 
+def check_checkpoint_names(cfg: Config) -> None:
+    """Raise UserError unless ``{}`` in the names of checkpoints is the one place for the step."""
+    template = _at(cfg, "default_hooks.checkpoint.filename_tmpl")
+    if template is None:
+        return
+    parts = template.split("{}") if isinstance(template, str) else []
+    if len(parts) != 2 or set("{}").intersection("".join(parts)):
+        raise UserError(
+            "default_hooks.checkpoint.filename_tmpl in the config must have {} once, for the step, "
+            f"and no other braces, as in 'epoch_{{}}.pth'; got {template!r}"
+        )
+
+
 def _at(cfg: Config, place: str) -> Any:
     """The value of ``a.b.c``, None if there is none."""
     value: Any = cfg

@@ -12,7 +12,12 @@ from mmengine.dataset import DefaultSampler, InfiniteSampler
 from torch.utils.data import BatchSampler, DataLoader
 
 import mmdysample.mmdet  # noqa: F401 - registers PanopticQualityMetric
-from mmdysample.engine.checks import check_batches, check_top_level, check_whole_numbers
+from mmdysample.engine.checks import (
+    check_batches,
+    check_checkpoint_names,
+    check_top_level,
+    check_whole_numbers,
+)
 from mmdysample.engine.checks.parts import check_parts
 from mmdysample.engine.checks.settings import check_metrics
 from mmdysample.errors import UserError
@@ -48,6 +53,23 @@ def test_whole_numbers(settings):
 def test_others(settings, sentence):
     with pytest.raises(UserError, match=sentence):
         check_whole_numbers(Config(settings))
+
+
+@pytest.mark.parametrize(
+    ("template", "accepted"),
+    [
+        *((template, True) for template in (None, "epoch_{}.pth", "{}.ckpt")),
+        *((template, False) for template in ("last.pth", "{0}.pth", "{:03d}.pth", "{}_{}.pth")),
+        *((template, False) for template in ("{}_{0}.pth", "{{}}.pth", "{}}.pth", "", 3)),
+    ],
+)
+def test_names_of_checkpoints(template, accepted):
+    cfg = Config(dict(default_hooks=dict(checkpoint=dict(filename_tmpl=template))))
+    if accepted:
+        check_checkpoint_names(cfg)
+    else:
+        with pytest.raises(UserError, match=r"filename_tmpl .* must have {} once.*got "):
+            check_checkpoint_names(cfg)
 
 
 @pytest.mark.parametrize("key", ["train_pipeline", "v3d_train_pipeline", "dataset_type", "colour"])
