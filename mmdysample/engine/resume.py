@@ -11,9 +11,10 @@
 5. Weights are taken if all of the model are there and fit (`weights.load_weights`); averages of
    weights in the checkpoint must fit too (`weights.check_averages`).
 6. What else is taken (`restore`): position, history of the logged scalars, best scores, optimizer,
-   parameter schedulers. Of these only numbers and tensors, by the names and in the form that this
-   run has; paths, text, booleans and lists such as milestones stay those of this run. An optimizer
-   that cannot take a step with its state is an error.
+   parameter schedulers. Of the last two only numbers and tensors, by the names and in the form
+   that this run has. So what a scheduler has as a number (T_max, end, gamma, total_iters) is the
+   checkpoint's; paths, text, booleans and milestones stay those of this run. An optimizer that
+   cannot take a step with its state is an error.
 
 Only one run at a time trains in a work dir (lock.py). Without ``--resume`` one that holds
 checkpoints is refused.
@@ -45,6 +46,7 @@ from mmdysample.engine.checkpoint import (
     load_checkpoint_file,
 )
 from mmdysample.engine.errors import is_rank_zero
+from mmdysample.engine.unpickler import is_count
 from mmdysample.errors import UserError
 
 _LARGEST = dict(epoch=2**31 - 1, iter=2**31 - 1, seed=2**32 - 1)
@@ -179,7 +181,9 @@ def read_position(checkpoint: dict, name: str) -> Position:
         )
     for key, largest in _LARGEST.items():
         value = meta.get(key)
-        if not _is_count(value, largest) and (key, value) != ("seed", None):
+        if key == "seed" and value is None:
+            continue
+        if not is_count(value) or value > largest:
             raise CheckpointError(
                 f"checkpoint {name}: its meta[{key!r}] is {ascii(value)[:40]}, where a whole "
                 f"number from 0 to {largest} is expected"
@@ -187,7 +191,7 @@ def read_position(checkpoint: dict, name: str) -> Position:
     info = _messages(checkpoint, "runtime_info")
     epochs, iterations = info.get("max_epochs"), info.get("max_iters")
     into_epoch = 0
-    if _is_count(epochs) and _is_count(iterations) and epochs > 0:
+    if is_count(epochs) and is_count(iterations) and epochs > 0:
         into_epoch = max(0, meta["iter"] - meta["epoch"] * (iterations // epochs))
     return Position(meta["epoch"], meta["iter"], meta.get("seed"), into_epoch)
 
@@ -279,13 +283,24 @@ def _restore_optimizer(wrapper: Any, saved: Any, where: str) -> None:
     built = {key: value for key, value in wrapper.state_dict().items() if key in needed}
     state = _with_saved_values(saved, {**built, "state": None}, where)
     state["state"] = saved.get("state")
+    parameters = range(sum(len(group["params"]) for group in built["param_groups"]))
+    _require(_is_state_of(parameters, state["state"]), f"{where}.state")
     try:
         _take_a_step(wrapper.optimizer, state)
+        wrapper.load_state_dict(state)
+    except (MemoryError, torch.cuda.OutOfMemoryError):
+        raise
     except Exception as error:
-        # Whatever it raises is about the state.
+        # Whatever else it raises is about the state.
         reason = f"{type(error).__name__}: {ascii(str(error))[:80]}"
         raise _MismatchError(f"a step with {where}.state fails, {reason}") from error
-    wrapper.load_state_dict(state)
+
+
+def _is_state_of(parameters: range, state: Any) -> bool:
+    """Whether it has the form of what an optimizer remembers: a dict for each parameter or some."""
+    return isinstance(state, dict) and all(
+        key in parameters and isinstance(value, dict) for key, value in state.items()
+    )
 
 
 def _take_a_step(optimizer: torch.optim.Optimizer, state: dict) -> None:
@@ -335,10 +350,6 @@ def _with_saved_values(saved: Any, built: Any, where: str) -> Any:
         _require(isinstance(saved, (int, float)) and not isinstance(saved, bool), where)
         return saved
     return built
-
-
-def _is_count(value: Any, largest: int = 2**31 - 1) -> bool:
-    return type(value) is int and 0 <= value <= largest
 
 
 def _say(message: str) -> None:

@@ -317,6 +317,54 @@ def test_what_does_not_fit_the_run(runner, checkpoint, place, value, tmp_path):
         resume(runner, changed(checkpoint, place, value), tmp_path)
 
 
+class OwnAdamW(torch.optim.AdamW):
+    """One of another package: no step is tried with its state."""
+
+    def load_state_dict(self, state_dict):
+        super().load_state_dict(state_dict)
+        for state in self.state.values():
+            state["exp_avg"].zero_()
+
+
+FITTING = dict(step=torch.tensor(1.0), exp_avg=torch.zeros(1, 2), exp_avg_sq=torch.zeros(1, 2))
+
+
+@pytest.mark.parametrize(
+    ("state", "fits"),
+    [
+        ({}, True),
+        ({0: FITTING}, True),
+        ({0: {}}, False),
+        ({0: "text"}, False),
+        ({4: FITTING}, False),  # of four parameters
+        ({"a": FITTING}, False),
+        ([FITTING], False),
+        (None, False),
+    ],
+)
+def test_state_of_an_optimizer_of_another_package(runner, checkpoint, state, fits, tmp_path):
+    runner.optim_wrapper.optimizer = OwnAdamW(runner.model.parameters())
+    checkpoint["optimizer"]["state"] = state
+    if fits:
+        resume(runner, checkpoint, tmp_path)
+        assert len(runner.optim_wrapper.state_dict()["state"]) == len(state)
+    else:
+        with pytest.raises(CheckpointError, match=r"optimizer\.state .* load_from"):
+            resume(runner, checkpoint, tmp_path)
+
+
+@pytest.mark.parametrize("error", [MemoryError, torch.cuda.OutOfMemoryError])
+def test_too_little_memory_is_not_the_fault_of_the_state(
+    runner, checkpoint, error, tmp_path, monkeypatch
+):
+    def full(optimizer):
+        raise error
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", full)
+    with pytest.raises(error):
+        resume(runner, checkpoint, tmp_path)
+
+
 def test_of_the_optimizer_only_numbers_and_tensors_are_taken(runner, checkpoint, tmp_path):
     group = checkpoint["optimizer"]["param_groups"][0]
     group.update(lr=0.5, weight_decay=0.5, capturable=True, evil="text")
@@ -326,7 +374,7 @@ def test_of_the_optimizer_only_numbers_and_tensors_are_taken(runner, checkpoint,
     moments = runner.optim_wrapper.state_dict()["state"][0]
     assert moments["step"] == 1
     assert torch.equal(moments["exp_avg"], checkpoint["optimizer"]["state"][0]["exp_avg"])
-    # The step that shows whether the state is of use is not the run's.
+    # The step that shows whether the state can be used is not the run's.
     weight = runner.model.layer.weight
     assert torch.equal(weight, checkpoint["state_dict"]["layer.weight"]) and weight.grad is None
 
