@@ -16,7 +16,7 @@ Checkpoints
   checkpoint.py   checkpoints from any source
   weights.py      the weights in a checkpoint, into a model that they fit
   atomic.py       files are written whole or not at all
-  hooks.py        an old checkpoint goes only when the new one is on the disk
+  hooks.py        an old checkpoint goes only when the new one is on the disk; what is not saved
 
 Running and resuming
   runner.py       the Runner that puts these together

@@ -1,11 +1,11 @@
-"""The hook that writes checkpoints: an old one goes only when the new one is on the disk."""
+"""Hooks for writing checkpoints: an old one goes only when the new one is on the disk."""
 
 from __future__ import annotations
 
 import os
 
 from mmengine.dist import is_main_process
-from mmengine.hooks import CheckpointHook
+from mmengine.hooks import CheckpointHook, Hook
 
 from mmdysample.engine.atomic import remove_abandoned_drafts, write_text
 from mmdysample.engine.nonfinite import loss_is_finite
@@ -103,3 +103,17 @@ class WriteFirstCheckpointHook(CheckpointHook):
         if is_main_process():
             for path in paths:
                 self.file_backend.remove(path)
+
+
+class LeaveOutFunctions(Hook):
+    """Leaves functions out of the state of parameter schedulers: no checkpoint with one is read.
+
+    mmengine's OneCycle schedulers keep the function of their curve, which is the config's anyway.
+    """
+
+    def before_save_checkpoint(self, runner, checkpoint: dict) -> None:
+        saved = checkpoint.get("param_schedulers", [])
+        groups = list(saved.values()) if isinstance(saved, dict) else [saved]
+        for state in [state for group in groups for state in group]:
+            for key in [key for key, value in state.items() if callable(value)]:
+                del state[key]

@@ -20,7 +20,7 @@ from mmdysample.engine.checkpoint import load_checkpoint
 from mmdysample.engine.checks import check_batches
 from mmdysample.engine.data import check_evaluator
 from mmdysample.engine.errors import doing
-from mmdysample.engine.hooks import WriteFirstCheckpointHook
+from mmdysample.engine.hooks import LeaveOutFunctions, WriteFirstCheckpointHook
 from mmdysample.engine.lookup import class_of
 from mmdysample.engine.nonfinite import StopOnNonFiniteLoss, check_weights
 from mmdysample.engine.resume import Position, check_what_is_left, read_position, restore
@@ -46,6 +46,7 @@ class RestartableRunner(Runner):
     def register_hooks(self, default_hooks=None, custom_hooks=None) -> None:
         super().register_hooks(default_hooks, custom_hooks)
         self.register_hook(SeedEachIteration())
+        self.register_hook(LeaveOutFunctions())
         if not any(isinstance(hook, StopOnNonFiniteLoss) for hook in self.hooks):
             self.register_hook(StopOnNonFiniteLoss())
 
@@ -59,7 +60,9 @@ class RestartableRunner(Runner):
     def build_dataloader(dataloader, seed=None, diff_rank_seed=False):
         with doing("building a data set and its dataloader"):
             if isinstance(dataloader, dict):
-                dataloader = {**dataloader, "dataset": loaded_by_place(dataloader["dataset"])}
+                # mmengine copies a data set that was built already, so it builds this one itself.
+                dataset = dict(type=loaded_by_place, dataset=dataloader["dataset"])
+                dataloader = {**dataloader, "dataset": dataset}
             built = Runner.build_dataloader(dataloader, seed, diff_rank_seed)
         check_batches(built)
         return built
@@ -78,6 +81,8 @@ class RestartableRunner(Runner):
         position = None
         if self._resume:
             position = read_position(self._read(self._load_from), self._load_from)
+            if position.seed is not None:
+                self._seed = position.seed
         from_config = isinstance(self._train_dataloader, dict)
         if from_config:
             self._train_dataloader = self._placed(self._train_dataloader, loop, position)
@@ -199,15 +204,12 @@ def _counts_iterations(loop: Any) -> bool:
 class _SkippingIterator:
     """Yields None for the first ``count`` batches, which were trained on.
 
-    mmengine's loop draws them all, or calls `skip_iter`; the sampler has left them out already.
+    mmengine's loop draws them all, and the sampler has left them out already.
     """
 
     def __init__(self, iterator: Any, count: int):
         self._iterator = iterator
-        self._count = 0 if hasattr(iterator, "skip_iter") else count
-
-    def skip_iter(self, count: int) -> None:
-        """Nothing to do."""
+        self._count = count
 
     def __next__(self) -> Any:
         if self._count > 0:

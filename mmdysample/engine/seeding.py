@@ -19,7 +19,7 @@ import torch
 from mmengine.dist import get_dist_info, get_rank
 from mmengine.hooks import Hook
 from mmengine.registry import DATA_SAMPLERS
-from torch.utils.data import BatchSampler, Sampler
+from torch.utils.data import BatchSampler, Dataset, Sampler
 
 from mmdysample.engine.data import build_data_set
 from mmdysample.errors import UserError
@@ -44,11 +44,27 @@ def loaded_by_place(dataset: Any) -> Any:
     """A data set, or that of a config, whose samples a DataLoader loads by `load_sample`.
 
     A DataLoader asks a data set that has ``__getitems__`` for a batch at a time. Setting it on
-    the data set avoids a wrapper: hooks still see its attributes.
+    the data set avoids a wrapper: hooks still see its attributes. A list, which takes none, needs
+    the wrapper.
     """
     built = build_data_set(dataset)
+    if not hasattr(built, "__dict__"):
+        built = _Samples(built)
     built.__getitems__ = partial(_load_batch, built)
     return built
+
+
+class _Samples(Dataset):
+    """The data set of the samples in a list or tuple."""
+
+    def __init__(self, samples: Sequence):
+        self._samples = samples
+
+    def __len__(self) -> int:
+        return len(self._samples)
+
+    def __getitem__(self, index: int) -> Any:
+        return self._samples[index]
 
 
 def _load_batch(dataset: Any, draws: Sequence) -> list:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import threading
 from pathlib import Path
 
 import pytest
@@ -21,7 +22,7 @@ from torch.utils.data import Dataset
 
 from mmdysample.engine.atomic import replacing
 from mmdysample.engine.checkpoint import CheckpointError, install_safe_loading
-from mmdysample.engine.hooks import WriteFirstCheckpointHook
+from mmdysample.engine.hooks import LeaveOutFunctions, WriteFirstCheckpointHook
 from mmdysample.engine.runner import RestartableRunner, _counts_iterations, build_runner
 from mmdysample.errors import UserError
 from tests.engine import tiny  # noqa: F401, registers its model
@@ -152,6 +153,37 @@ def test_resumed_sees_what_was_left(tmp_path, by_epoch, hook, done, sampler):
     assert rest.model.seen == whole.model.seen[2 * done :]
     assert rest.model.drawn == whole.model.drawn[3 * done :]
     assert torch.equal(rest.model.layer.weight, whole.model.layer.weight)
+
+
+def test_resumed_keeps_the_seed_of_the_checkpoint(tmp_path):
+    """Also one that is drawn, and in a process that has not read `--resume`."""
+    first = runner(tmp_path / "w", randomness=dict(seed=None))
+    first.train()
+    again = dict(load_from=str(tmp_path / "w" / "epoch_1.pth"), resume=True)
+    second = runner(tmp_path / "w", randomness=dict(seed=None), **again)
+    second.train()
+    assert second.seed == first.seed
+    assert second.model.seen == first.model.seen[6:]
+    assert second.model.drawn == first.model.drawn[9:]
+
+
+def test_resumed_with_one_cycle(tmp_path):
+    """Its schedulers keep a function, which no checkpoint may hold."""
+    cycle = dict(type="OneCycleLR", eta_max=0.1, total_steps=9, by_epoch=False)
+    settings = dict(param_scheduler=cycle)
+    whole = runner(tmp_path / "whole", **settings)
+    whole.train()
+    first = str(tmp_path / "whole" / "epoch_1.pth")
+    rest = runner(tmp_path / "rest", load_from=first, resume=True, **settings)
+    rest.train()
+    assert torch.equal(rest.model.layer.weight, whole.model.layer.weight)
+    rest.load_checkpoint(str(tmp_path / "rest" / "epoch_3.pth"), strict=True)  # as to test it
+
+
+def test_functions_are_left_out_of_several_lists_of_schedulers():
+    checkpoint = dict(param_schedulers=dict(a=[dict(function=len, step=1)], b=[]))
+    LeaveOutFunctions().before_save_checkpoint(None, checkpoint)
+    assert checkpoint == dict(param_schedulers=dict(a=[dict(step=1)], b=[]))
 
 
 @pytest.mark.parametrize("by_epoch", [True, False])
@@ -310,6 +342,19 @@ class OwnLoop(IterBasedTrainLoop):
 )
 def test_which_loops_count_iterations(loop, expected):
     assert _counts_iterations(loop) is expected
+
+
+class Locked(Numbers):
+    """Cannot be copied, as many that hold an open file."""
+
+    def __init__(self):
+        self.lock = threading.Lock()
+
+
+@pytest.mark.parametrize("dataset", [dict(type=Locked), [dict(inputs=n) for n in range(6)]])
+def test_data_sets_that_are_not_copied_or_take_no_attributes(dataset):
+    made = RestartableRunner.build_dataloader({**LOADER, "dataset": dataset}, seed=0)
+    assert [len(batch["inputs"]) for batch in made] == [2, 2, 2]
 
 
 def test_empty_data_set(tmp_path, monkeypatch):
