@@ -47,7 +47,7 @@ def is_first_process(launcher: str) -> bool:
 
 
 def end_with_launcher(seconds: float = 1.0) -> None:
-    """End this process soon after torchrun, which started it, is there no more.
+    """End this process soon after torchrun, which started it, has ended.
 
     torchrun ends its processes whenever it can; killed outright it leaves them running. A thread
     looks at the parent process's id, which also ends a process that waits for another one in a
@@ -88,7 +88,7 @@ def leave_process_group() -> None:
     """Leave the process group, if there is one, at the end of a run that has succeeded.
 
     Its threads would otherwise meet the end of the interpreter: one that then lets go of a tensor
-    is ended by Python in the midst of C++, which aborts the process ("terminate called without an
+    is ended by Python while C++ code runs, which aborts the process ("terminate called without an
     active exception").
     """
     if distributed.is_initialized():

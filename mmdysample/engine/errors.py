@@ -100,7 +100,7 @@ def sentence_of(error: BaseException) -> str | None:
 
 
 def _is_interrupt(error: BaseException) -> bool:
-    """Whether it is an interrupt or came in the midst of one, as the end of a worker does."""
+    """Whether it is an interrupt or came during one, as the end of a worker does."""
     link: BaseException | None = error
     while link is not None and not isinstance(link, KeyboardInterrupt):
         link = link.__cause__ or link.__context__
