@@ -204,12 +204,16 @@ def _counts_iterations(loop: Any) -> bool:
 class _SkippingIterator:
     """Yields None for the first ``count`` batches, which were trained on.
 
-    mmengine's loop draws them all, and the sampler has left them out already.
+    mmengine's loop draws them all, and the sampler has left them out already. The loop of its fork,
+    onedl-mmengine, calls ``skip_iter`` of an iterator that has it, in place of drawing.
     """
 
     def __init__(self, iterator: Any, count: int):
         self._iterator = iterator
-        self._count = count
+        self._count = 0 if hasattr(iterator, "skip_iter") else count
+
+    def skip_iter(self, count: int) -> None:
+        """The sampler has skipped them."""
 
     def __next__(self) -> Any:
         if self._count > 0:

@@ -23,7 +23,12 @@ from torch.utils.data import Dataset
 from mmdysample.engine.atomic import replacing
 from mmdysample.engine.checkpoint import CheckpointError, install_safe_loading
 from mmdysample.engine.hooks import LeaveOutFunctions, WriteFirstCheckpointHook
-from mmdysample.engine.runner import RestartableRunner, _counts_iterations, build_runner
+from mmdysample.engine.runner import (
+    RestartableRunner,
+    _counts_iterations,
+    _SkippingIterator,
+    build_runner,
+)
 from mmdysample.errors import UserError
 from tests.engine import tiny  # noqa: F401, registers its model
 
@@ -440,3 +445,23 @@ def test_the_plain_runner_is_ours(tmp_path):
     model = dict(type="TinyModel")
     settings = dict(work_dir=str(tmp_path / "w"), load_from="x.pth", model=model)
     assert type(build_runner(Config(dict(runner_type="Runner", **settings)))) is RestartableRunner
+
+
+def test_a_loop_may_skip_in_place_of_drawing():
+    """As that of onedl-mmengine does, which calls ``skip_iter`` of an iterator that has it."""
+
+    class Skips:
+        def __init__(self):
+            self.batches = iter("ab")
+
+        def skip_iter(self, count):
+            raise AssertionError("the sampler has skipped them")
+
+        def __next__(self):
+            return next(self.batches)
+
+    skips = _SkippingIterator(Skips(), 2)
+    skips.skip_iter(2)
+    assert next(skips) == "a"
+    draws = _SkippingIterator(iter("ab"), 2)
+    assert [next(draws) for _ in range(3)] == [None, None, "a"]
