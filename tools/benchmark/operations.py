@@ -11,28 +11,22 @@ bilinear  F.interpolate of the same map, which no learned upsampler computes: th
 from __future__ import annotations
 
 import runpy
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
-from unittest import mock
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mmdysample import DySample, Upsampler, build_upsampler
+from mmdysample import A2U, CARAFE, FADE, SAPA, DySample, Upsampler, build_upsampler
 from mmdysample.ops import local_similarity, naive, point_sample, reassemble
+from mmdysample.upsamplers import a2u, sapa
 
 PRESETS = Path(__file__).resolve().parents[2] / "configs/_base_/upsamplers"
 FORMATS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
-NAIVE = {
-    "reassemble": naive.reassemble,
-    "local_similarity": naive.local_similarity,
-    "point_sample": naive.point_sample,
-}
 
 
 class Shape(NamedTuple):
@@ -200,16 +194,33 @@ def naive_upsampler(upsampler: Upsampler, *arguments: Tensor) -> Callable[[], Te
             scope_factor=upsampler.scope_factor,
             initial_position=upsampler.initial_position,
         )
-    module = sys.modules[type(upsampler).__module__]
-    primitives = {name: function for name, function in NAIVE.items() if hasattr(module, name)}
-    if not primitives:
-        return None
+    forms = {CARAFE: naive_carafe, A2U: naive_a2u, FADE: naive_fade, SAPA: naive_sapa}
+    form = forms.get(type(upsampler))
+    return None if form is None else partial(form, upsampler, *arguments)
 
-    def run() -> Tensor:
-        with mock.patch.multiple(module, **primitives):
-            return upsampler(*arguments)
 
-    return run
+def naive_carafe(up: CARAFE, x: Tensor) -> Tensor:
+    return naive.reassemble(x, up.kernel(x), up.up_kernel, up.scale_factor, up.up_group)
+
+
+def naive_a2u(up: A2U, x: Tensor, guide: Tensor) -> Tensor:
+    return naive.reassemble(x, up.kernel(guide), a2u.KERNEL_SIZE, up.scale_factor)
+
+
+def naive_fade(up: FADE, x: Tensor, guide: Tensor) -> Tensor:
+    out = naive.reassemble(x, up.kernel(x, guide), up.kernel_size, up.scale_factor)
+    if not up.gating:
+        return out
+    guide = guide if up.guide_channels == up.in_channels else up.aligner(guide)
+    gate = F.interpolate(up.gate(x).sigmoid(), scale_factor=up.scale_factor, mode="nearest")
+    return gate * guide + (1 - gate) * out
+
+
+def naive_sapa(up: SAPA, x: Tensor, guide: Tensor) -> Tensor:
+    query, key = up.embed(x, guide)
+    similarity = naive.local_similarity(query, key, up.kernel_size, up.scale_factor)
+    kernel = sapa.NORMALIZATIONS[up.normalization](similarity)
+    return naive.reassemble(x, kernel, up.kernel_size, up.scale_factor)
 
 
 def read_presets() -> dict[str, dict]:
