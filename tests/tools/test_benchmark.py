@@ -306,7 +306,7 @@ def test_wrong_arguments(benchmark, monkeypatch, capsys, tmp_path, arguments, sa
         (None, "results.csv does not exist: run.py --out"),
         (b"a,b\n1,2\n", "has no measurements of run.py"),
         (b"\xff\xfe\x00", "is not a CSV file of run.py"),
-        ((ROOT / "docs/benchmarks/cpu-2-cores/ratios.csv").read_bytes(), "not have the suite"),
+        ((ROOT / "docs/benchmarks/cpu-amd-epyc/ratios.csv").read_bytes(), "not have the suite"),
     ],
 )
 def test_what_cannot_be_drawn(benchmark, tmp_path, content, says):
