@@ -68,11 +68,7 @@ def write_predictions(cfg: Config, out: str) -> None:
     if not isinstance(evaluators, dict):
         raise UserError("--out needs a test_evaluator that is one dict, not a list")
     # In mmseg rank 0 makes it, while another process may have a label image to write already.
-    try:
-        os.makedirs(out, exist_ok=True)
-    except OSError as error:
-        reason = os.strerror(error.errno).lower()
-        raise UserError(f"--out {out} cannot be made: {reason}") from error
+    _make_directory(out, "--out")
     evaluators.update(output_dir=out, keep_results=True)
 
 
@@ -100,6 +96,16 @@ def draw(cfg: Config, directory: str) -> None:
             )
         importlib.import_module("mmdysample.engine.draw")
         hook["type"] = "SegDrawingHook"
+    if os.path.isabs(directory):
+        _make_directory(directory, "--show-dir")
+
+
+def _make_directory(path: str, option: str) -> None:
+    try:
+        os.makedirs(path, exist_ok=True)
+    except OSError as error:
+        reason = os.strerror(error.errno).lower()
+        raise UserError(f"{option} {path} cannot be made: {reason}") from error
 
 
 def augment(cfg: Config) -> None:

@@ -107,6 +107,9 @@ COMMAND_LINE = {
     "out-of-mmdet-is-no-pickle": Case("test det.py good.pth --out x.json", ("--out", ".pkl")),
     "out-in-no-directory": Case("test det.py good.pth --out no/x.pkl", ("--out", "no does not")),
     "out-of-mmseg-is-a-file": Case("test seg.py good.pth --out good.pth", ("--out", "directory")),
+    "show-dir-that-cannot-be-made": Case(
+        "test det.py good.pth --show-dir /proc/x", ("--show-dir /proc/x", "cannot be made")
+    ),
     "show-dir-without-hook": Case(
         "test det.py good.pth --show-dir drawn",
         ("--show-dir", "visualization"),

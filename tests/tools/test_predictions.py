@@ -23,6 +23,7 @@ from mmdysample.engine.errors import UserError, run_tool
 from tools.analysis import predictions as tool
 
 CONFIG = Path(__file__).parents[2] / "configs/shapes/faster-rcnn_r18_fpn_nearest_shapes.py"
+SEGMENTOR = CONFIG.with_name("segformer_mit-b0_dysample_shapes.py")
 CLASSES = tool.Classes(("disk", "ring"), ((1.0, 0.0, 0.0), (0.0, 0.0, 1.0)))
 
 
@@ -84,6 +85,11 @@ def test_a_sheet_has_a_row_an_image_and_a_column_a_model(tmp_path):
         (
             ["--out", "a.png", "--data-root", "nowhere/", "--model", "N", CONFIG, "x.pth"],
             "nowhere/",
+        ),
+        (["--out", "a.png", *["--model", "N", CONFIG, "x.pth"] * 2], "the same NAME"),
+        (
+            ["--out", "a.png", "--model", "N", CONFIG, "x", "--model", "M", SEGMENTOR, "x"],
+            "detectors or segmentors, not both",
         ),
     ],
 )

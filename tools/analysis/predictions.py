@@ -192,9 +192,14 @@ def draw(
 
 def main() -> None:
     args = parse_args()
+    configs = {name: load(config, args.data_root) for name, config, _ in args.model}
+    if len(configs) < len(args.model):
+        raise UserError("two models of --model have the same NAME: give each one of its own")
+    if len({cfg.default_scope for cfg in configs.values()}) > 1:
+        raise UserError("--model: a sheet shows detectors or segmentors, not both")
     predictions: dict[str, list[Any]] = {}
-    for name, config, checkpoint in args.model:
-        cfg = load(config, args.data_root)
+    for name, _, checkpoint in args.model:
+        cfg = configs[name]
         check_figure_path(args.out, cfg)
         samples, classes = test_samples(cfg, args.images)
         model = load_model(cfg, checkpoint, args.device)
