@@ -115,6 +115,7 @@ def test_equals_one_process(two_processes, zygote):
         torch.testing.assert_close(one[name], two[name], rtol=1e-4, atol=1e-6, msg=name)
 
 
+@pytest.mark.slow
 def test_killed_and_resumed_equals_unkilled(two_processes, zygote):
     """One of two processes is killed, and ends the other one."""
     lethal = two_processes / "lethal.py"
