@@ -114,9 +114,11 @@ def try_config(directory: Path) -> str:
     """
     config, work_dir = directory / "config.py", directory / "run"
     seconds = [call("train.py", directory, config)]
-    (checkpoint,) = work_dir.glob("*.pth")
+    # A config may keep the best one as well.
+    (checkpoint,) = (path for path in work_dir.glob("*.pth") if not path.name.startswith("best_"))
     seconds.append(call("test.py", directory, config, checkpoint))
-    checkpoint.unlink()  # hundreds of megabytes
+    for path in work_dir.glob("*.pth"):
+        path.unlink()  # hundreds of megabytes
     losses, metrics = read_logs(work_dir)
     if not losses or not all(map(math.isfinite, losses)):
         raise TrialError(f"the losses are {losses}, which are not finite numbers")
