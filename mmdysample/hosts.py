@@ -11,14 +11,17 @@ from mmdysample.errors import InvalidValue
 from mmdysample.registry import build_upsampler
 
 
-def build_stages(upsample_cfg: dict, channels: int, count: int) -> ModuleList:
-    """``count`` x2 upsamplers, each of ``channels`` channels with a guide of as many channels.
+def build_stages(
+    upsample_cfg: dict, channels: Sequence[int], guide_channels: Sequence[int] | None = None
+) -> ModuleList:
+    """x2 upsamplers, one for each of ``channels``; their guides have as many channels by default.
 
     mmengine's ModuleList initializes them after the host's own layers, so that a host's Xavier
     initialization does not overwrite theirs.
     """
     return ModuleList(
-        build_upsampler(upsample_cfg, channels, 2, guide_channels=channels) for _ in range(count)
+        build_upsampler(upsample_cfg, x_channels, 2, guide_channels=y_channels)
+        for x_channels, y_channels in zip(channels, guide_channels or channels, strict=True)
     )
 
 

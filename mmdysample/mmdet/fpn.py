@@ -51,7 +51,7 @@ class UpsampleFPN(FPN):
                 )
             self._add_extra_levels(layers)
         self.upsample_modules = build_stages(
-            self.upsample_cfg, self.out_channels, len(self.lateral_convs) - 1
+            self.upsample_cfg, [self.out_channels] * (len(self.lateral_convs) - 1)
         )
 
     def _add_extra_levels(self, layers: dict) -> None:

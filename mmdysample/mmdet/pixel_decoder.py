@@ -25,7 +25,7 @@ class TopDownPath:
         super().__init__(*args, **kwargs)
         self.upsample_cfg = dict(type=self.interpolation) if upsample_cfg is None else upsample_cfg
         self.upsample_modules = build_stages(
-            self.upsample_cfg, self.mask_feature.in_channels, len(self.lateral_convs)
+            self.upsample_cfg, [self.mask_feature.in_channels] * len(self.lateral_convs)
         )
 
     def init_weights(self) -> None:

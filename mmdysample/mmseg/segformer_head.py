@@ -45,9 +45,8 @@ class UpsampleSegformerHead(SegformerHead):
                 )
             upsample_cfg = dict(type=mode.capitalize())
         levels = len(self.in_channels)
-        self.upsample_modules = build_stages(
-            upsample_cfg, self.channels, levels * (levels - 1) // 2
-        )
+        stages = levels * (levels - 1) // 2
+        self.upsample_modules = build_stages(upsample_cfg, [self.channels] * stages)
 
     def forward(self, inputs: Sequence[Tensor]) -> Tensor:
         """Features of the backbone, fine to coarse -> (B, num_classes, H/4, W/4)."""

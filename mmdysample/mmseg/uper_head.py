@@ -40,7 +40,9 @@ class UpsampleUPerHead(UPerHead):
                 )
             upsample_cfg = dict(type="Bilinear")
         self.upsample_cfg = upsample_cfg
-        self.upsample_modules = build_stages(upsample_cfg, self.channels, len(self.lateral_convs))
+        self.upsample_modules = build_stages(
+            upsample_cfg, [self.channels] * len(self.lateral_convs)
+        )
 
     def _forward_feature(self, inputs: Sequence[Tensor]) -> Tensor:
         """Features of the backbone, fine to coarse -> (B, channels, H, W) of the finest level."""

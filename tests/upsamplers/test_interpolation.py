@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 
 import pytest
 import torch
@@ -27,7 +28,22 @@ def at_corner(image: list[list[float]], row: int, col: int, size: tuple[int, int
     return image[math.floor(row * height / size[0])][math.floor(col * width / size[1])]
 
 
-@pytest.mark.parametrize(("cls", "value"), [(Bilinear, at_centre), (Nearest, at_corner)])
+def between_corners(image: list[list[float]], row: int, col: int, size: tuple[int, int]) -> float:
+    """Corner pixels stay, those between are spread evenly (align_corners=True)."""
+    y = row * (len(image) - 1) / (size[0] - 1)
+    x = col * (len(image[0]) - 1) / (size[1] - 1)
+    return bilinear(image, y, x)
+
+
+@pytest.mark.parametrize(
+    ("cls", "value"),
+    [
+        (Bilinear, at_centre),
+        (partial(Bilinear, align_corners=True), between_corners),
+        (Nearest, at_corner),
+    ],
+    ids=["bilinear", "bilinear with aligned corners", "nearest"],
+)
 @pytest.mark.parametrize("size", [(8, 10), (7, 9), (11, 3)], ids=str)
 def test_equals_loop(cls, value, size, device):
     x = torch.randn(2, 3, 4, 5, dtype=torch.float64, device=device)
@@ -44,3 +60,8 @@ def test_equals_loop(cls, value, size, device):
 @pytest.mark.parametrize("cls", [Bilinear, Nearest])
 def test_no_parameters(cls):
     assert not cls(3).state_dict()
+
+
+def test_align_corners_must_be_a_boolean():
+    with pytest.raises(TypeError, match="align_corners must be True or False, got 'yes'"):
+        Bilinear(3, align_corners="yes")
