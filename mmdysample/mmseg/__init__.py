@@ -14,6 +14,9 @@ except ImportError as error:
     ) from error
 
 import mmdysample.mmcv
+import mmdysample.mmseg.depth
+import mmdysample.mmseg.matting
+import mmdysample.mmseg.segnet
 from mmdysample.mmseg.boundary_iou import BoundaryIoUMetric
 from mmdysample.mmseg.segformer_head import UpsampleSegformerHead
 from mmdysample.mmseg.uper_head import UpsampleUPerHead

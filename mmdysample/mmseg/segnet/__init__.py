@@ -1,0 +1,1 @@
+"""SegNet with any upsampler, for mmseg's runtime."""
