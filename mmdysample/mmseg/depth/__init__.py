@@ -1,5 +1,14 @@
 """Monocular depth estimation: DepthFormer and BTS with any upsampler, for mmseg's runtime."""
 
+from mmdysample.mmseg.depth.metric import DepthErrorMetric
 from mmdysample.mmseg.depth.scale_invariant_loss import ScaleInvariantLoss
+from mmdysample.mmseg.depth.transforms import DepthColorAug, NYUCrop
+from mmdysample.mmseg.depth.visualizer import DepthLocalVisualizer
 
-__all__ = ["ScaleInvariantLoss"]
+__all__ = [
+    "DepthColorAug",
+    "DepthErrorMetric",
+    "DepthLocalVisualizer",
+    "NYUCrop",
+    "ScaleInvariantLoss",
+]
