@@ -87,8 +87,8 @@ def check_directories(
 
     Raises:
         UserError: an image would be left out, since its name does not end with ``img_suffix`` or it
-            is a directory or a link to nothing; an image has no label map, or
-            one of ``paired`` label maps no image.
+            is a directory or a link to nothing; an image has no label map or,
+            if ``paired``, a label map no image.
     """
     image_dir, label_dir = (dataset.data_prefix.get(key) for key in ("img_path", label_key))
     suffix, label_suffix = dataset.img_suffix, dataset.seg_map_suffix
@@ -127,6 +127,12 @@ def check_directories(
         raise UserError(
             f"{len(missing)} of {len(taken)} images in {image_dir} have no {kind}: "
             f"{os.path.join(label_dir, missing[0] + label_suffix)}: no such file"
+        )
+    alone = sorted(labels - taken) if paired else []
+    if alone:
+        raise UserError(
+            f"{len(alone)} of {len(labels)} {kind}s in {label_dir} have no image: "
+            f"{os.path.join(image_dir, alone[0] + suffix)}: no such file"
         )
     return taken
 
