@@ -1,5 +1,9 @@
 """Monocular depth estimation: DepthFormer and BTS with any upsampler, for mmseg's runtime."""
 
+from mmdysample.mmseg.depth.dense_depth_head import DenseDepthHead
+from mmdysample.mmseg.depth.depth_head import DepthHead
+from mmdysample.mmseg.depth.depthformer_swin import DepthFormerSwin
+from mmdysample.mmseg.depth.hahi_neck import HAHINeck
 from mmdysample.mmseg.depth.scale_invariant_loss import ScaleInvariantLoss
 
-__all__ = ["ScaleInvariantLoss"]
+__all__ = ["DenseDepthHead", "DepthFormerSwin", "DepthHead", "HAHINeck", "ScaleInvariantLoss"]
