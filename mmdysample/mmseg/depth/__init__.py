@@ -1,5 +1,6 @@
 """Monocular depth estimation: DepthFormer and BTS with any upsampler, for mmseg's runtime."""
 
+from mmdysample.mmseg.depth.bts_head import BTSHead
 from mmdysample.mmseg.depth.dense_depth_head import DenseDepthHead
 from mmdysample.mmseg.depth.depth_head import DepthHead
 from mmdysample.mmseg.depth.depthformer_swin import DepthFormerSwin
@@ -10,6 +11,7 @@ from mmdysample.mmseg.depth.transforms import DepthColorAug, NYUCrop
 from mmdysample.mmseg.depth.visualizer import DepthLocalVisualizer
 
 __all__ = [
+    "BTSHead",
     "DenseDepthHead",
     "DepthColorAug",
     "DepthErrorMetric",
