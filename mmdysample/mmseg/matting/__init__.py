@@ -7,6 +7,7 @@ from mmdysample.mmseg.matting.loading import (
     LoadForeground,
     LoadTrimap,
 )
+from mmdysample.mmseg.matting.metrics import MattingMetric
 from mmdysample.mmseg.matting.transforms import (
     CompositeForeground,
     CropAroundUnknown,
@@ -29,6 +30,7 @@ __all__ = [
     "LoadForeground",
     "LoadTrimap",
     "MattingDataset",
+    "MattingMetric",
     "MergeForegrounds",
     "PackMattingInputs",
     "RandomForegroundAffine",
