@@ -18,6 +18,7 @@ from mmdysample.mmseg.matting.transforms import (
     RandomForegroundAffine,
     ResizeForeground,
 )
+from mmdysample.mmseg.matting.visualizer import MattingLocalVisualizer
 
 __all__ = [
     "ComposedMattingDataset",
@@ -30,6 +31,7 @@ __all__ = [
     "LoadForeground",
     "LoadTrimap",
     "MattingDataset",
+    "MattingLocalVisualizer",
     "MattingMetric",
     "MergeForegrounds",
     "PackMattingInputs",
