@@ -142,6 +142,9 @@ def with_checks(transforms: list, dataset: Any) -> list:
         elif _loads_depth(transform):
             before = [CheckDepthFile()] if transform.decode_backend == "cv2" else []
             after = [CheckDepthMap()]
+        else:
+            files = getattr(transform, "checked_files", {})  # of transforms of ours
+            before = [CheckImageFile(key, kind) for key, kind in files.items()]
         checked += [*(before if _is_local(transform) else []), transform, *after]
     return checked
 

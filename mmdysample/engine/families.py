@@ -128,6 +128,11 @@ def augment(cfg: Config) -> None:
             "average with the mirror image set model.test_cfg=dict(mode='slide_flip', "
             "crop_size=(H, W), stride=(H, W)) with H, W of the test images"
         )
+    evaluator = cfg.get("test_evaluator")
+    if isinstance(evaluator, dict) and evaluator.get("type") == "MattingMetric":
+        raise UserError(
+            "--tta merges scores of classes, and a matting model predicts alphas: test it without"
+        )
     missing = [name for name in ("tta_model", "tta_pipeline") if name not in cfg]
     if missing:
         raise UserError(f"--tta needs {' and '.join(missing)} in the config")
