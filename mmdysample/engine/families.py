@@ -122,16 +122,16 @@ def augment(cfg: Config) -> None:
     """``test.py --tta``: the config's tta_model and tta_pipeline, for mmdet with defaults."""
     if cfg.default_scope == "mmdet":
         _set_default_augmentation(cfg)
-    evaluator = cfg.get("test_evaluator")
-    if isinstance(evaluator, dict) and evaluator.get("type") == "MattingMetric":
-        raise UserError(
-            "--tta merges scores of classes, and a matting model predicts alphas: test it without"
-        )
     elif _estimates_depth(cfg.model):
         raise UserError(
             "--tta merges the classes that a segmentor predicts, and this model predicts depth: to "
             "average with the mirror image set model.test_cfg=dict(mode='slide_flip', "
             "crop_size=(H, W), stride=(H, W)) with H, W of the test images"
+        )
+    evaluator = cfg.get("test_evaluator")
+    if isinstance(evaluator, dict) and evaluator.get("type") == "MattingMetric":
+        raise UserError(
+            "--tta merges scores of classes, and a matting model predicts alphas: test it without"
         )
     missing = [name for name in ("tta_model", "tta_pipeline") if name not in cfg]
     if missing:
