@@ -119,13 +119,38 @@ def load_model(cfg: Config, checkpoint: str, device: str | None = None) -> nn.Mo
     return model.to(place).eval()
 
 
-def load_input(cfg: Config, image_path: str) -> dict[str, Any]:
-    """An image through the config's test pipeline: ``inputs`` (3, H, W) and ``data_samples``."""
+def load_input(cfg: Config, image_path: str, trimap_path: str | None = None) -> dict[str, Any]:
+    """An image through the config's test pipeline: ``inputs`` (3, H, W) and ``data_samples``.
+
+    Args:
+        cfg: whose test pipeline it is; steps that load annotations are left out.
+        image_path: the image file.
+        trimap_path: the trimap file, for matting models alone.
+
+    Raises:
+        UserError: a file cannot be read; a matting model's trimap is missing, or another model is
+            given one.
+    """
     read_image(image_path)
-    _enter_family(cfg)
     dataset = data_set_configs(cfg.test_dataloader.dataset)[0]
-    steps = [step for step in dataset.pipeline if "Annotations" not in str(step["type"])]
-    return Compose(steps)(dict(img_path=image_path, img_id=0))
+    steps = [step for step in dataset.pipeline if "Annotation" not in str(step["type"])]
+    needs_trimap = any("Trimap" in str(step["type"]) for step in steps)
+    if needs_trimap and trimap_path is None:
+        raise UserError(
+            f"the matting model needs a trimap beside the image {image_path}: an image of the same "
+            "size, 0 where background is known, 255 where foreground is, 128 elsewhere (--trimap)"
+        )
+    if trimap_path is not None and not needs_trimap:
+        raise UserError(
+            f"the trimap {trimap_path} is for a matting model, and the config's test pipeline "
+            "loads none"
+        )
+    sample = dict(img_path=image_path, img_id=0)
+    if trimap_path is not None:
+        check_image_file(trimap_path, "trimap")
+        sample["trimap_path"] = trimap_path
+    _enter_family(cfg)
+    return Compose(steps)(sample)
 
 
 @torch.no_grad()
