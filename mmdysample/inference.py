@@ -32,6 +32,7 @@ from mmdysample.engine.checkpoint import (
     install_safe_loading,
     load_checkpoint,
 )
+from mmdysample.engine.checks.parts import check_parts
 from mmdysample.engine.data import data_set_configs
 from mmdysample.engine.families import import_family
 from mmdysample.engine.images import check_image_file
@@ -103,7 +104,8 @@ def load_model(cfg: Config, checkpoint: str, device: str | None = None) -> nn.Mo
     """The model of a config with a checkpoint's weights, ready to predict.
 
     Raises:
-        UserError: the checkpoint cannot be read, or is of another model; the device is not there.
+        UserError: a part of the model is unknown or has a wrong key; the checkpoint cannot be read,
+            or is of another model; the device is not there.
     """
     try:
         place = torch.device(device or get_device())
@@ -112,6 +114,7 @@ def load_model(cfg: Config, checkpoint: str, device: str | None = None) -> nn.Mo
         reason = str(error).splitlines()[0]
         raise UserError(f"--device {device} cannot be used: {reason}") from error
     _enter_family(cfg)
+    check_parts(cfg, ("model",))
     loaded = load_checkpoint(checkpoint)
     model = revert_sync_batchnorm(MODELS.build(cfg.model))
     load_weights(model, loaded, checkpoint)

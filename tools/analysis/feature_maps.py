@@ -91,7 +91,7 @@ def index_panel(stage: Stage, values: np.ndarray, stride: float) -> Panel:
 def scalar_panel(values: np.ndarray, stride: float, what: str) -> Panel:
     """From the least value, dark, to the largest, bright; the note tells both."""
     colors = stretch(values[..., None])[..., 0]
-    return Panel(colors, stride, f"{what}: {values.min():.3g} to {values.max():.3g}")
+    return Panel(colors, stride, f"{what}: {values.min():.2g} to {values.max():.2g}")
 
 
 def offset_panel(stage: Stage, values: np.ndarray, stride: float) -> Panel:

@@ -136,17 +136,18 @@ def test_samples(cfg: Config, count: int) -> tuple[list[dict], Classes]:
 def paint_boxes(size: tuple[int, int], found: Any, classes: Classes) -> Drawing:
     """Boxes, and masks where there are some, of instances in the order of drawing."""
     boxes = getattr(found.bboxes, "tensor", found.bboxes).numpy()
-    colors = [classes.colors[label] for label in found.labels.tolist()]
+    labels = found.labels.tolist()
+    colors = [classes.colors[label] for label in labels]
     values = np.zeros(size, np.int64)
     layer = np.zeros((*size, 4))
     masks = masks_of(found)
     for number, (box, color) in enumerate(zip(boxes, colors, strict=True)):
         if masks is None:
             x1, y1, x2, y2 = np.clip(box, 0, (*size[::-1], *size[::-1])).round().astype(int)
-            values[y1:y2, x1:x2] = 1 + found.labels[number]
+            values[y1:y2, x1:x2] = 1 + labels[number]
             continue
         mask = masks[number]
-        values[mask] = 1 + found.labels[number]
+        values[mask] = 1 + labels[number]
         layer[mask] = (*color, 0.55)
         layer[outline(mask)] = (0, 0, 0, 1)
     return Drawing(values, [layer], list(zip(boxes, colors, strict=True)))
@@ -386,6 +387,8 @@ def draw(
                         axes.axis("off")
                         continue
                     draw_one(axes, line.image, drawing, layer, scale)
+                if part is not WHOLE:
+                    cells[0].set_ylabel(f"zoom x{zoom:g}", fontsize=9)
                 for axes in cells:
                     show(axes, size, part)
                     if part is WHOLE and window:
