@@ -16,7 +16,8 @@ class Stage(NamedTuple):
     """One upsampler of a model, its inputs and its result for an image."""
 
     name: str
-    module: Upsampler
+    module: nn.Module
+    """An `Upsampler`, or what a host has in the place of one."""
     x: Tensor
     """The decoder's map, (1, C, H, W)."""
     guide: Tensor | None
@@ -47,20 +48,24 @@ def run_stages(
     Args:
         model: as :func:`mmdysample.inference.load_model` gives it.
         data: as :func:`mmdysample.inference.load_input` gives it.
-        kind: a class of upsamplers.
+        kind: a class of upsamplers; `Upsampler` stands for whatever hosts upsample with.
         of: what to call the model in messages.
 
     Raises:
         UserError: the model has no such upsampler, or runs one more than once for an image.
     """
-    names = {module: name for name, module in model.named_modules() if isinstance(module, kind)}
+    names = {
+        module: name
+        for name, module in model.named_modules()
+        if isinstance(module, kind) or (kind is Upsampler and _is_stage(name))
+    }
     if not names:
         kinds = "upsampler of mmdysample" if kind is Upsampler else f"{kind.__name__} upsampler"
         raise UserError(f"{of} has no {kinds}, so there is nothing to draw")
     stages: list[Stage] = []
     padded: list[tuple[int, int]] = []
 
-    def record(module: Upsampler, args: tuple, kwargs: dict, out: Tensor) -> None:
+    def record(module: nn.Module, args: tuple, kwargs: dict, out: Tensor) -> None:
         given = dict(zip(("x", "guide"), args, strict=False)) | kwargs
         x, guide = given["x"].detach(), given.get("guide")
         guide = None if guide is None else guide.detach()
@@ -86,6 +91,12 @@ def run_stages(
         )
     image = data["inputs"].permute(1, 2, 0).numpy()[..., ::-1]
     return Run(image, padded[0], stages)
+
+
+def _is_stage(name: str) -> bool:
+    """Whether a module is one that a host upsamples with: SegNet's own is no `Upsampler`."""
+    *_, parent, own = ["", *name.split(".")]
+    return parent == "upsample_modules" and own.isdecimal()
 
 
 def choose_stage(stages: list[Stage], name: str | None, of: str = "the model") -> Stage:

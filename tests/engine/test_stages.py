@@ -6,11 +6,12 @@ import pytest
 import torch
 from torch import nn
 
-pytest.importorskip("mmdet", reason="needs mmdet: bash tools/setup_env.sh installs it")
+pytest.importorskip("mmseg", reason="needs mmseg: bash tools/setup_env.sh installs it")
 
 from mmdysample import SAPA, Bilinear, DySample, Upsampler
 from mmdysample.engine.stages import choose_stage, pixels_per_cell, run_stages
 from mmdysample.errors import UserError
+from mmdysample.mmseg.segnet.max_unpool import MaxUnpool
 
 
 class Model(nn.Module):
@@ -59,6 +60,27 @@ def test_inputs_and_results_are_recorded_in_the_order_of_running(data):
     assert coarse.guide.shape == (1, 4, 8, 12) and fine.guide.shape == (1, 4, 16, 24)
     assert not fine.out.requires_grad
     assert not any(module._forward_hooks for module in model.modules())
+
+
+class Host(Model):
+    """A host as SegNet's, whose upsampling is no `Upsampler`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.upsample_modules = nn.ModuleList([MaxUnpool()])
+        self.coarse = self.fine = self.idle = None
+
+    def test_step(self, data: dict) -> list[str]:
+        y = self.data_preprocessor(data)["inputs"].double()
+        self.upsample_modules[0](nn.functional.max_pool2d(y, 2), guide=y)
+        return ["a data sample"]
+
+
+def test_what_a_host_has_in_an_upsamplers_place_is_recorded(data):
+    (stage,) = run_stages(Host(), data).stages
+    assert stage.name == "upsample_modules.0" and stage.out.shape == stage.guide.shape
+    with pytest.raises(UserError, match="has no DySample upsampler"):
+        run_stages(Host(), data, DySample)
 
 
 def test_one_kind_of_upsampler_alone(data):

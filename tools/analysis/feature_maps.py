@@ -28,6 +28,7 @@ import torch.nn.functional as F
 from matplotlib.axes import Axes
 from torch import Tensor
 
+from mmdysample import Upsampler
 from mmdysample.engine.colors import direction_color, draw_wheel, stretch
 from mmdysample.engine.config import load_config
 from mmdysample.engine.errors import ArgumentParser, UserError, run_tool
@@ -386,6 +387,9 @@ def sheet(args: argparse.Namespace, runs: list[Run]) -> tuple[list[Row], Window 
 
 @torch.no_grad()
 def maps_of(stage: Stage) -> dict[str, Tensor]:
+    """What the upsampler computes; nothing if it is no `Upsampler`."""
+    if not isinstance(stage.module, Upsampler):
+        return {}
     return stage.module.intermediate_maps(stage.x, stage.guide)
 
 

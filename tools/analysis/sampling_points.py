@@ -74,6 +74,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("config", help="config file, of mmdet or mmseg")
     parser.add_argument("checkpoint", help="checkpoint file")
     parser.add_argument("image", help="image file; it goes through the config's test pipeline")
+    parser.add_argument("--trimap", help="trimap file of the image, for matting models")
     parser.add_argument("--out", help="figure to write (.png, .pdf, .svg, ...)")
     parser.add_argument("--list", action="store_true", help="list the model's stages instead")
     parser.add_argument("--stage", help="name of a stage; default: the finest, of these the last")
@@ -287,7 +288,7 @@ def main() -> None:
     cfg = load_config(args.config, args.cfg_options, ("model", "test_dataloader"))
     if not args.list:
         check_figure_path(args.out, cfg)
-    data = load_input(cfg, args.image)
+    data = load_input(cfg, args.image, args.trimap)
     model = load_model(cfg, args.checkpoint, args.device)
     image, padded, stages = run_stages(model, data, DySample, f"the model of {args.config}")
     if args.list:
