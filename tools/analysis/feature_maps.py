@@ -71,7 +71,7 @@ class Row(NamedTuple):
     panels: list[Panel | str]
     """One a column; a text where there is no map."""
     edges: np.ndarray
-    """Of the decoder's map, (h, w)."""
+    """Of the decoder's map as it is drawn, (h, w)."""
 
 
 def kernel_panel(stage: Stage, values: np.ndarray, stride: float) -> Panel:
@@ -241,12 +241,10 @@ def computed_panel(stage: Stage, run: Run, stride: float, wanted: str | None) ->
     return PANELS[name](stage, in_image(values, run, stride), stride)
 
 
-def edges(values: Tensor, run: Run, stride: float) -> np.ndarray:
-    """How much neighbors differ, of all channels at their own scale: (C, H, W) -> (h, w)."""
-    cells = in_image(values, run, stride)
-    cells = (cells - cells.mean(axis=(0, 1))) / np.maximum(cells.std(axis=(0, 1)), 1e-9)
-    down = np.diff(cells, axis=0, append=cells[-1:])
-    right = np.diff(cells, axis=1, append=cells[:, -1:])
+def edges(colors: np.ndarray) -> np.ndarray:
+    """How much a pixel's color differs from its lower and right neighbor's: (h, w, 3) -> (h, w)."""
+    down = np.diff(colors, axis=0, append=colors[-1:])
+    right = np.diff(colors, axis=1, append=colors[:, -1:])
     return np.sqrt((down**2 + right**2).sum(axis=2))
 
 
@@ -273,7 +271,7 @@ def make_row(
         feature_panel(stage.out[0], run, fine, channels),
         feature_panel(bilinear[0], run, fine, channels),
     ]
-    return Row(label, panels, edges(stage.x[0], run, stride))
+    return Row(label, panels, edges(panels[2].colors))
 
 
 def choose_window(rows: list[Row], zoom: float, at: tuple[float, float] | None) -> Window:

@@ -361,16 +361,18 @@ def draw(
     titles = ["image"] * has_image + ["ground truth"] * has_truth + names
     layers = len(lines[0].models[0].layers)
     rows, columns = len(lines) * layers * (2 if zoom else 1), len(titles)
+    scale = depth_scale(lines)
+    has_legend = task.has_legend and bool(classes.names)
+    below = has_legend or scale is not None
     shape = max(line.image.shape[0] / line.image.shape[1] for line in lines)
     figure, grid = plt.subplots(
         rows,
         columns,
-        figsize=(2.9 * columns, 2.9 * shape * rows + 0.9),
+        figsize=(2.9 * columns, 2.9 * shape * rows + (0.9 if below else 0.4)),
         dpi=90,
         squeeze=False,
-        layout="constrained",
+        layout="compressed",
     )
-    scale = depth_scale(lines)
     remaining = iter(grid)
     for line in lines:
         size = line.image.shape[:2]
@@ -397,9 +399,9 @@ def draw(
         axes.set_title(title, fontsize=13)
     if scale is not None:
         mapped = ScalarMappable(Normalize(*scale), DEPTH_COLORS)
-        bar = figure.colorbar(mapped, ax=grid, location="bottom", aspect=60, fraction=0.03)
+        bar = figure.colorbar(mapped, ax=grid[-1], location="bottom", aspect=50, pad=0.03)
         bar.set_label("depth in meters; gray: not known", fontsize=10)
-    if task.has_legend and classes.names:
+    if has_legend:
         draw_legend(figure, classes, columns)
     return figure
 
