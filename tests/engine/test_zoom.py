@@ -43,6 +43,10 @@ def test_a_border_is_left_out():
     assert 1 / 16 <= window.top <= 9 / 16 < window.top + 0.25
     assert window.left <= 20 / 32 < window.left + 0.25
     assert window_of_most(values, 0.95, rim=1 / 16).side == 0.95
+    far = window_of_most(values[::-1, ::-1], 0.25, rim=1 / 16)
+    assert far.top <= 6 / 16 < far.top + 0.25 <= 15 / 16
+    values[9, 20], values[15] = 0, 100
+    assert window_of_most(values, 0.25, rim=1 / 16).top + 0.25 <= 15 / 16
 
 
 def test_without_a_difference_it_is_the_center():

@@ -237,6 +237,7 @@ def models(files) -> tuple[Path, ...]:
     return SEGMENTOR, files / "dysample.pth", files / "fade.py", files / "fade.pth"
 
 
+@pytest.mark.slow
 def test_it_draws_models_of_different_upsamplers(call, files, models, tmp_path):
     out = tmp_path / "sheet.png"
     options = ["--image", files / "image.png", "--out", out, "--device", "cpu"]
