@@ -1,0 +1,2 @@
+_base_ = ["../_base_/segnet_vgg16_1xb8-200e_sunrgbd.py", "../_base_/upsamplers/sapa-b.py"]
+model = dict(decode_head=dict(upsample_cfg=_base_.upsample_cfg))
