@@ -17,6 +17,7 @@ import mmdysample.mmcv
 import mmdysample.mmseg.depth
 import mmdysample.mmseg.matting
 from mmdysample.mmseg.boundary_iou import BoundaryIoUMetric
+from mmdysample.mmseg.resnet import StemResNet
 from mmdysample.mmseg.segformer_head import UpsampleSegformerHead
 from mmdysample.mmseg.segnet import SegNetHead
 from mmdysample.mmseg.uper_head import UpsampleUPerHead
@@ -25,4 +26,10 @@ if find_spec("mmdet") is not None:
     import mmdysample.mmdet  # registers its hosts
     import mmdysample.mmseg.maskformer_head  # noqa: F401 - likewise
 
-__all__ = ["BoundaryIoUMetric", "SegNetHead", "UpsampleSegformerHead", "UpsampleUPerHead"]
+__all__ = [
+    "BoundaryIoUMetric",
+    "SegNetHead",
+    "StemResNet",
+    "UpsampleSegformerHead",
+    "UpsampleUPerHead",
+]
