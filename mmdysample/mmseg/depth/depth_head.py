@@ -17,7 +17,7 @@ class DepthHead(BaseDecodeHead):
 
     A subclass implements ``forward(features) -> (B, 1, h, w)``, the depth in meters at any size;
     here it is compared with the ground truth (`loss`) and brought to the size of the image
-    (`predict`).
+    (`predict`), in float32 also where autocast is on.
 
     Args:
         in_channels: channels of the features, one number per level.
