@@ -10,9 +10,6 @@ from torch import Tensor
 
 from mmdysample.errors import InvalidValue
 
-# Values of a trimap.
-BACKGROUND, UNKNOWN, FOREGROUND = 0, 128, 255
-
 
 def field_of(sample: SegDataSample, name: str) -> Tensor:
     """A map of a sample, (C, H, W); InvalidValue naming the image that has none."""

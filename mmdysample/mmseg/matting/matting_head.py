@@ -16,7 +16,8 @@ from mmdysample.errors import InvalidValue
 from mmdysample.hosts import build_stages, check_channels
 from mmdysample.mmseg.matting.aspp import SeparableASPP
 from mmdysample.mmseg.matting.backbone import EncoderMaps
-from mmdysample.mmseg.matting.fields import UNKNOWN, stack_field
+from mmdysample.mmseg.matting.fields import stack_field
+from mmdysample.mmseg.matting.loading import UNKNOWN
 from mmdysample.mmseg.matting.residual_block import NEGATIVE_SLOPE, ResidualBlock
 from mmdysample.ops.checks import positive_int
 
