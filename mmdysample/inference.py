@@ -9,6 +9,7 @@ inferencer("images/", out_dir="predictions")
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -45,8 +46,9 @@ def open_inferencer(
 ) -> BaseInferencer:
     """mmdet's DetInferencer or mmseg's MMSegInferencer, whichever the config is for.
 
-    The first is extended by panoptic segmentation without panopticapi. Both take no weights but
-    those that fit, and write nothing over their input.
+    The first is extended by panoptic segmentation without panopticapi, the second by matting, whose
+    inputs are pairs of an image and its trimap. Both take no weights but those that fit, and write
+    nothing over their input.
 
     Args:
         model: a config file, or the name of a config of this project. (mmengine's inferencers also
@@ -65,13 +67,14 @@ def open_inferencer(
             "a checkpoint is a program, which is not run"
         )
     path = str(model) if os.path.isfile(model) else config_path(str(model))
-    family = import_family(Config.fromfile(path, import_custom_modules=False))
+    cfg = Config.fromfile(path, import_custom_modules=False)
+    family = import_family(cfg)
     if weights is not None:
         weights = os.fspath(weights)
         if "://" not in weights:
             check_checkpoint_file(weights)
     install_safe_loading()
-    inferencer = _inferencer_class(family, weights)
+    inferencer = _inferencer_class(family, weights, _takes_trimaps(cfg))
     return inferencer(model=path, weights=weights, device=device, **settings)
 
 
@@ -158,8 +161,19 @@ def _enter_family(cfg: Config) -> None:
     init_default_scope(cfg.default_scope)
 
 
-def _inferencer_class(package: str, weights: str | None) -> type[BaseInferencer]:
-    if package == "mmdet":
+def _takes_trimaps(cfg: Config) -> bool:
+    """Whether the config is of a matting model: its test pipeline loads trimaps."""
+    found = data_set_configs((cfg.get("test_dataloader") or {}).get("dataset"))
+    steps = [step for dataset in found for step in dataset.get("pipeline", ())]
+    return any("LoadTrimap" in str(step["type"]) for step in steps)
+
+
+def _inferencer_class(
+    package: str, weights: str | None, takes_trimaps: bool
+) -> type[BaseInferencer]:
+    if takes_trimaps:
+        from mmdysample.mmseg.matting.inferencer import MattingInferencer as Upstream
+    elif package == "mmdet":
         from mmdysample.mmdet.panoptic.inferencer import PanopticInferencer as Upstream
     else:
         from mmseg.apis import MMSegInferencer as Upstream
@@ -176,6 +190,9 @@ def _inferencer_class(package: str, weights: str | None) -> type[BaseInferencer]
             super()._load_weights_to_model(model, checkpoint, cfg)
 
         def __call__(self, inputs, *args, out_dir="", **settings):
+            if takes_trimaps:
+                for path in _paths(inputs):
+                    check_image_file(path)
             if out_dir:
                 named = {settings.get("img_out_dir", "vis"), settings.get("pred_out_dir", "pred")}
                 _check_keeps_input(inputs, out_dir, {"vis", "preds", "pred", *named})
@@ -204,9 +221,8 @@ def _classes_and_palette(meta: Any) -> dict:
 def _check_keeps_input(inputs: Any, out_dir: str, names: set[str]) -> None:
     """Raise UserError if an input image is also in a directory ``out_dir/NAME``, written to."""
     read = set()
-    for path in inputs if isinstance(inputs, (list, tuple)) else [inputs]:
-        if isinstance(path, str):
-            read |= _files(path)
+    for path in _paths(inputs):
+        read |= _files(path)
     for name in names:
         written = os.path.join(out_dir, name)
         if _files(written) & read:
@@ -214,6 +230,15 @@ def _check_keeps_input(inputs: Any, out_dir: str, names: set[str]) -> None:
                 f"out_dir={str(out_dir)!r}: predictions would replace input images in {written}, "
                 "choose another directory"
             )
+
+
+def _paths(inputs: Any) -> Iterator[str]:
+    """The paths in an inferencer's inputs: a path or an array, or a list of them or of pairs."""
+    if isinstance(inputs, (list, tuple)):
+        for each in inputs:
+            yield from _paths(each)
+    elif isinstance(inputs, (str, os.PathLike)):
+        yield os.fspath(inputs)
 
 
 def _files(path: str) -> set[tuple[int, int]]:

@@ -136,6 +136,9 @@ def with_checks(transforms: list, dataset: Any) -> list:
             after = [CheckLabelMap(classes and len(classes), dataset.ignore_index)]
         elif _loads_labels(transform):
             before = [CheckImageFile("seg_map_path", "map of segments")]
+        else:
+            files = getattr(transform, "checked_files", {})  # of transforms of ours
+            before = [CheckImageFile(key, kind) for key, kind in files.items()]
         checked += [*(before if _is_local(transform) else []), transform, *after]
     return checked
 

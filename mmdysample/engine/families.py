@@ -112,6 +112,11 @@ def augment(cfg: Config) -> None:
     """``test.py --tta``: the config's tta_model and tta_pipeline, for mmdet with defaults."""
     if cfg.default_scope == "mmdet":
         _set_default_augmentation(cfg)
+    evaluator = cfg.get("test_evaluator")
+    if isinstance(evaluator, dict) and evaluator.get("type") == "MattingMetric":
+        raise UserError(
+            "--tta merges scores of classes, and a matting model predicts alphas: test it without"
+        )
     missing = [name for name in ("tta_model", "tta_pipeline") if name not in cfg]
     if missing:
         raise UserError(f"--tta needs {' and '.join(missing)} in the config")

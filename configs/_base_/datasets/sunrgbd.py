@@ -93,5 +93,5 @@ val_dataloader = dict(
 )
 test_dataloader = val_dataloader
 
-val_evaluator = dict(type="BoundaryIoUMetric")
+val_evaluator = dict(type="BoundaryIoUMetric", iou_metrics=["mIoU"])
 test_evaluator = val_evaluator

@@ -185,6 +185,8 @@ def _measured(metric: Part) -> set[str]:
             names = {f"{one}_mAP{end}" for one in asked for end in ends}
     elif kind == "PanopticQualityMetric":
         names = {f"{one}{end}" for one in ("PQ", "SQ", "RQ") for end in ("", "_th", "_st")}
+    elif kind == "MattingMetric":
+        names = {"SAD", "MSE", "Grad", "Conn"}
     prefix = metric.get("prefix") or metric.cls.default_prefix
     return {f"{prefix}/{name}" if prefix else name for name in names}
 

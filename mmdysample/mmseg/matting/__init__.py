@@ -23,6 +23,7 @@ from mmdysample.mmseg.matting.transforms import (
     RandomForegroundAffine,
     ResizeForeground,
 )
+from mmdysample.mmseg.matting.visualizer import MattingLocalVisualizer
 
 __all__ = [
     "A2UMatting",
@@ -38,6 +39,7 @@ __all__ = [
     "MattingDataPreprocessor",
     "MattingDataset",
     "MattingHead",
+    "MattingLocalVisualizer",
     "MattingLoss",
     "MattingMetric",
     "MattingResNet",

@@ -1,0 +1,5 @@
+_base_ = [
+    "../_base_/bts_r50_1xb4-50e_nyu-416x544.py",
+    "../_base_/upsamplers/indexnet.py",
+]
+model = dict(decode_head=dict(upsample_cfg=_base_.upsample_cfg))

@@ -1,0 +1,7 @@
+_base_ = [
+    "../_base_/models/depthformer_swin-small.py",
+    "../_base_/datasets/shapes_depth.py",
+    "../_base_/schedules/shapes_depth.py",
+    "../_base_/mmseg.py",
+]
+model = dict(decode_head=dict(upsample_cfg=dict(type="Bilinear", align_corners=True)))
