@@ -37,8 +37,10 @@ class MattingLocalVisualizer(SegLocalVisualizer):
         InvalidValue: ``plain_color`` is no color.
     """
 
-    def __init__(self, *args, plain_color: Sequence[int] = GREEN, **kwargs) -> None:
-        super().__init__(*args, **kwargs)
+    def __init__(
+        self, name: str = "visualizer", *args, plain_color: Sequence[int] = GREEN, **kwargs
+    ) -> None:
+        super().__init__(name, *args, **kwargs)
         if len(plain_color) != 3 or not all(0 <= value <= 255 for value in plain_color):
             raise InvalidValue(
                 f"plain_color must be three numbers from 0 to 255, got {plain_color!r}"
