@@ -127,7 +127,8 @@ def measure(path: str, shape: list[int] | None, published: dict[str, list[Publis
         DefaultScope.overwrite_default_scope(cfg.default_scope),
     ):
         model = MODELS.build(cfg.model)
-    height, width = shape or cfg.get("crop_size", DETECTION_SIZE)
+    size = shape or cfg.get("crop_size", DETECTION_SIZE)
+    height, width = (size, size) if isinstance(size, int) else size  # of a square its side
     stages, idle, model_flops = run(model, height, width)
     if not stages:
         raise UserError(f"{path} has no upsampler of mmdysample in its neck or head")

@@ -227,8 +227,10 @@ def reduce_images(transform: dict) -> None:
         transform["scales"] = [SIDE] if "resize_type" in transform else [(SIDE, SIDE)]
         if "max_size" in transform:
             transform["max_size"] = 2 * SIDE
-    if "crop_size" in transform:
-        transform["crop_size"] = CROP
+    if transform.get("type") == "ResizeForeground":
+        transform["size"] = SIDE
+    if "crop_size" in transform:  # matting's is the side of a square
+        transform["crop_size"] = CROP[0] if isinstance(transform["crop_size"], int) else CROP
 
 
 def reduce_module(module: dict, is_coco: bool) -> None:
