@@ -124,7 +124,7 @@ def load_input(cfg: Config, image_path: str) -> dict[str, Any]:
     read_image(image_path)
     _enter_family(cfg)
     dataset = data_set_configs(cfg.test_dataloader.dataset)[0]
-    steps = [step for step in dataset.pipeline if "Annotations" not in str(step["type"])]
+    steps = [step for step in dataset.pipeline if "Annotation" not in str(step["type"])]
     return Compose(steps)(dict(img_path=image_path, img_id=0))
 
 

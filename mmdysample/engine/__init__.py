@@ -6,9 +6,10 @@ Checks in front
   errors.py       a user's error is one sentence
 
 Data
-  data.py         a data set is checked before it is read, by mmdysample/coco.py and the two below
+  data.py         a data set is checked before it is read, by mmdysample/coco.py and these below
   images.py       image files, before they are decoded
   labels.py       label maps when they are read, and which images a directory holds
+  depth_maps.py   depth maps: their files, size and unit, and that every image has one
 
 Checkpoints
   reader.py       reads the files of torch.save, in which nothing can run

@@ -19,6 +19,7 @@ from mmengine.logging import print_log
 from mmengine.registry import DATASETS, METRICS
 
 from mmdysample.coco import check_annotations, read_annotations
+from mmdysample.engine.depth_maps import CheckDepthFile, CheckDepthMap, check_depth_directories
 from mmdysample.engine.images import CheckImageFile, CheckImageSize
 from mmdysample.engine.labels import CheckLabelMap, check_directories
 from mmdysample.engine.lookup import class_of
@@ -83,6 +84,8 @@ def _check_files(dataset: BaseDataset) -> None:
     transforms = _all_transforms(dataset.pipeline)
     if reader == "BaseSegDataset":
         check_directories(dataset, labeled=any(map(_loads_labels, transforms)))
+    elif reader == "NYUDataset":
+        check_depth_directories(dataset, labeled=any(map(_loads_depth, transforms)))
     elif reader == "CocoDataset":
         if "img" not in dataset.data_prefix:
             raise UserError(
@@ -136,6 +139,9 @@ def with_checks(transforms: list, dataset: Any) -> list:
             after = [CheckLabelMap(classes and len(classes), dataset.ignore_index)]
         elif _loads_labels(transform):
             before = [CheckImageFile("seg_map_path", "map of segments")]
+        elif _loads_depth(transform):
+            before = [CheckDepthFile()] if transform.decode_backend == "cv2" else []
+            after = [CheckDepthMap()]
         else:
             files = getattr(transform, "checked_files", {})  # of transforms of ours
             before = [CheckImageFile(key, kind) for key, kind in files.items()]
@@ -153,6 +159,10 @@ def _loads_image(transform: Any) -> bool:
 
 def _loads_labels(transform: Any) -> bool:
     return isinstance(transform, LoadAnnotations) and transform.with_seg
+
+
+def _loads_depth(transform: Any) -> bool:
+    return "LoadDepthAnnotation" in _ancestors(type(transform))  # mmseg's
 
 
 def _is_local(transform: Any) -> bool:

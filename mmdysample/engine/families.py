@@ -11,9 +11,12 @@ import os
 
 from mmengine.config import Config, ConfigDict
 from mmengine.logging import print_log
+from mmengine.registry import METRICS, MODELS
 
 from mmdysample.engine.atomic import check_writable
+from mmdysample.engine.checks.parts import arguments
 from mmdysample.engine.data import data_set_configs
+from mmdysample.engine.lookup import class_of
 from mmdysample.engine.outputs import check_new, check_new_directory
 from mmdysample.errors import UserError
 
@@ -53,7 +56,7 @@ def import_family(cfg: Config) -> str:
 
 
 def write_predictions(cfg: Config, out: str) -> None:
-    """``test.py --out``: one pickle file of mmdet's predictions, a directory of label images."""
+    """``test.py --out``: a pickle file of mmdet's predictions, a directory of mmseg's images."""
     evaluators = cfg.test_evaluator
     if cfg.default_scope == "mmdet":
         if not out.endswith((".pkl", ".pickle")):
@@ -69,7 +72,14 @@ def write_predictions(cfg: Config, out: str) -> None:
         raise UserError("--out needs a test_evaluator that is one dict, not a list")
     # In mmseg rank 0 makes it, while another process may have a label image to write already.
     _make_directory(out, "--out")
-    evaluators.update(output_dir=out, keep_results=True)
+    evaluators.update(output_dir=out)
+    metric = class_of(METRICS, evaluators.get("type"), "mmseg")
+    taken, others = arguments(metric) if metric is not None else ({}, True)
+    if others or "keep_results" in taken:
+        evaluators.update(keep_results=True)
+    if "depth_scale_factor" in taken:
+        # What a meter is in the files; mmseg's default of 1 leaves nothing behind the point.
+        evaluators.setdefault("depth_scale_factor", 1000.0)
 
 
 def visualization_hook(cfg: Config) -> ConfigDict:
@@ -112,6 +122,12 @@ def augment(cfg: Config) -> None:
     """``test.py --tta``: the config's tta_model and tta_pipeline, for mmdet with defaults."""
     if cfg.default_scope == "mmdet":
         _set_default_augmentation(cfg)
+    elif _estimates_depth(cfg.model):
+        raise UserError(
+            "--tta merges the classes that a segmentor predicts, and this model predicts depth: to "
+            "average with the mirror image set model.test_cfg=dict(mode='slide_flip', "
+            "crop_size=(H, W), stride=(H, W)) with H, W of the test images"
+        )
     evaluator = cfg.get("test_evaluator")
     if isinstance(evaluator, dict) and evaluator.get("type") == "MattingMetric":
         raise UserError(
@@ -123,6 +139,11 @@ def augment(cfg: Config) -> None:
     for dataset in data_set_configs(cfg.test_dataloader.dataset):
         dataset.pipeline = cfg.tta_pipeline
     cfg.model = ConfigDict({**cfg.tta_model, "module": cfg.model})
+
+
+def _estimates_depth(model: dict) -> bool:
+    cls = class_of(MODELS, model.get("type"), "mmseg")
+    return any(base.__name__ == "DepthEstimator" for base in getattr(cls, "__mro__", ()))
 
 
 def _set_default_augmentation(cfg: Config) -> None:

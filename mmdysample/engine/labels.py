@@ -66,26 +66,39 @@ def check_labels(sample: dict, num_classes: int | None, ignore_index: int) -> No
         )
 
 
-def check_directories(dataset: Any, labeled: bool) -> None:
+def check_directories(
+    dataset: Any,
+    labeled: bool,
+    label_key: str = "seg_map_path",
+    kind: str = "label map",
+    paired: bool = False,
+) -> set[str]:
     """Check what mmseg's BaseSegDataset will find in its directories, before it looks.
 
     Args:
         dataset: has ``data_prefix``, ``img_suffix`` and ``seg_map_suffix``.
         labeled: whether its label maps are loaded.
+        label_key: of the directory of label maps in ``data_prefix``.
+        kind: what a label map is, for the messages.
+        paired: whether each label map must have an image, too.
+
+    Returns:
+        The names of its images, without their suffix, as far as they were looked for here.
 
     Raises:
         UserError: an image would be left out, since its name does not end with ``img_suffix`` or it
-            is a directory or a link to nothing; or an image has no label map.
+            is a directory or a link to nothing; an image has no label map or,
+            if ``paired``, a label map no image.
     """
-    image_dir, label_dir = (dataset.data_prefix.get(key) for key in ("img_path", "seg_map_path"))
+    image_dir, label_dir = (dataset.data_prefix.get(key) for key in ("img_path", label_key))
     suffix, label_suffix = dataset.img_suffix, dataset.seg_map_suffix
     if not image_dir or "://" in image_dir or dataset.backend_args:
-        return
+        return set()
     if dataset.ann_file and not os.path.isdir(dataset.ann_file):
         # A list of the images to take, which leaves out on purpose.
         if not os.path.isfile(dataset.ann_file):
             raise UserError(f"the list of images {dataset.ann_file}: no such file")
-        return
+        return set()
     labeled = labeled and label_dir is not None
     found = dict(_walk(image_dir))
     labels = _stems(dict(_walk(label_dir)) if labeled else {}, label_suffix)
@@ -112,9 +125,16 @@ def check_directories(dataset: Any, labeled: bool) -> None:
     missing = sorted(taken - labels)
     if labeled and missing:
         raise UserError(
-            f"{len(missing)} of {len(taken)} images in {image_dir} have no label map: "
+            f"{len(missing)} of {len(taken)} images in {image_dir} have no {kind}: "
             f"{os.path.join(label_dir, missing[0] + label_suffix)}: no such file"
         )
+    alone = sorted(labels - taken) if paired else []
+    if alone:
+        raise UserError(
+            f"{len(alone)} of {len(labels)} {kind}s in {label_dir} have no image: "
+            f"{os.path.join(image_dir, alone[0] + suffix)}: no such file"
+        )
+    return taken
 
 
 def _walk(directory: str, below: str = "") -> Iterator[tuple[str, str]]:

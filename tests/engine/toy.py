@@ -51,8 +51,22 @@ def draw_data(directory: Path, count: int = 6) -> Path:
     return directory
 
 
+def draw_depth(directory: Path) -> Path:
+    """Draw a depth map of 16 bits, in millimeters, for each image of `draw_data`."""
+    import cv2
+    import numpy as np
+
+    (directory / "depth").mkdir()
+    for path in sorted((directory / "labels").glob("*.png")):
+        shape = cv2.imread(str(path), cv2.IMREAD_UNCHANGED) > 0
+        depth = np.where(shape, 1500, np.linspace(4000, 2000, shape.shape[0])[:, None])
+        depth[:3] = 0
+        cv2.imwrite(str(directory / "depth" / path.name), depth.astype(np.uint16))
+    return directory
+
+
 def write_config(family: str, data: Path, path: Path, extra: str = "") -> Path:
-    """Write the toy config of ``'detector'`` or ``'segmentor'`` for a data directory."""
+    """Write the toy config ``'detector'``, ``'segmentor'`` or ``'depth'`` for a data directory."""
     text = (CONFIGS / f"{family}.py").read_text().replace("DATA", str(data))
     path.write_text(text + extra)
     return path

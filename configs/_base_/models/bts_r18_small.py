@@ -8,5 +8,5 @@ model = dict(
         freeze_stem_and_norms=False,
         init_cfg=None,
     ),
-    decode_head=dict(in_channels=[32, 32, 64, 128, 256], channels=128),
+    decode_head=dict(in_channels=[32, 32, 64, 128, 256], channels=64),
 )

@@ -24,8 +24,8 @@ model = dict(
         type="HAHINeck",
         in_channels=in_channels,
         embed_dims=32,
-        num_heads=4,
-        num_points=4,
+        num_heads=2,
+        num_points=2,
         dropout=0.0,
     ),
     decode_head=dict(
@@ -33,6 +33,7 @@ model = dict(
         in_channels=in_channels,
         min_depth=1e-3,
         max_depth=10.0,
+        scale_up=True,  # from random weights the ReLU soon passes nothing on
         loss_decode=dict(type="ScaleInvariantLoss", eps=1e-3, unbiased=True),
     ),
     # The mean of an image and its mirror image, in one window.

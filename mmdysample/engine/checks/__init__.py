@@ -5,6 +5,7 @@ from __future__ import annotations
 from mmengine.config import Config
 
 from mmdysample.engine.checks.classes import check_classes
+from mmdysample.engine.checks.depth import check_depth_settings
 from mmdysample.engine.checks.parts import check_parts
 from mmdysample.engine.checks.settings import (
     check_batches,
@@ -42,3 +43,4 @@ def check_config(cfg: Config, used: tuple[str, ...]) -> None:
     parts = check_parts(cfg, used)
     check_classes(parts)
     check_metrics(cfg, parts)
+    check_depth_settings(parts)

@@ -49,6 +49,8 @@ OF_PIXELS = {
     "mFscore": ("mFscore", "mPrecision", "mRecall"),
 }
 
+OF_DEPTH = ("d1", "d2", "d3", "abs_rel", "sq_rel", "rmse", "rmse_log", "log10", "silog")
+
 
 def check_top_level(cfg: Config, options: Iterable[str] = ()) -> None:
     """Raise UserError for a key at the top that is a misspelt one.
@@ -183,6 +185,8 @@ def _measured(metric: Part) -> set[str]:
         if {"bbox", "segm"}.issuperset(asked):
             ends = ("", "_50", "_75", "_s", "_m", "_l")
             names = {f"{one}_mAP{end}" for one in asked for end in ends}
+    elif kind in ("DepthErrorMetric", "DepthMetric"):
+        names = set(metric.get("depth_metrics") or OF_DEPTH)
     elif kind == "PanopticQualityMetric":
         names = {f"{one}{end}" for one in ("PQ", "SQ", "RQ") for end in ("", "_th", "_st")}
     elif kind == "MattingMetric":

@@ -15,7 +15,7 @@ from mmseg.visualization import SegLocalVisualizer
 # near is bright, as in the papers' figures
 COLORMAP = cv2.COLORMAP_MAGMA
 UNKNOWN = (128, 128, 128)
-SCALE_WIDTH = 64
+SCALE_WIDTH = 76
 _BAR_WIDTH, _GAP = 10, 4
 _FONT, _TEXT_HEIGHT = cv2.FONT_HERSHEY_SIMPLEX, 10
 
@@ -102,7 +102,7 @@ def draw_scale(height: int, near: float, far: float) -> np.ndarray:
     count = max(2, min(6, height // (3 * _TEXT_HEIGHT)))
     for row in np.linspace(0, height - 1, count).round().astype(int):
         baseline = int(np.clip(row + _TEXT_HEIGHT // 2, _TEXT_HEIGHT, max(height - 2, 0)))
-        text = f"{rows[row]:.3g} m"
+        text = f"{rows[row]:.2f} m"
         place = (2 * _GAP + _BAR_WIDTH, baseline)
         cv2.putText(scale, text, place, _FONT, 0.36, (0, 0, 0), 1, cv2.LINE_AA)
     return scale

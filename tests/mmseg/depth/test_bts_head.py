@@ -20,7 +20,7 @@ from tests.reference import bts
 from tests.utils import assert_close, randomize
 
 IN_CHANNELS = [8, 16, 24, 32, 48]
-IMAGES = {"even": (64, 96), "odd": (75, 107), "one": (1, 33)}
+IMAGES = {"even": (32, 64), "odd": (43, 61), "one": (1, 33)}
 GUIDED = [dict(type="DySample"), dict(type="SAPA")]
 
 
@@ -165,18 +165,18 @@ def test_compiles_in_one_graph():
 def test_of_an_odd_image_the_last_row_and_column_are_left_out():
     head, maps = make(), make_maps("odd")
     depth = head(maps)
-    assert depth.shape == (2, 1, 76, 108)
+    assert depth.shape == (2, 1, 44, 62)
     meta = dict(img_shape=IMAGES["odd"])
-    assert torch.equal(head.predict(maps, [meta] * 2, None), depth[:, :, :75, :107])
-    target = torch.rand(2, 1, 75, 107)
+    assert torch.equal(head.predict(maps, [meta] * 2, None), depth[:, :, :43, :61])
+    target = torch.rand(2, 1, 43, 61)
     loss = head.loss(maps, [make_sample(t) for t in target], None)["loss_depth"]
-    assert torch.equal(loss, head.loss_decode(depth[:, :, :75, :107], target))
+    assert torch.equal(loss, head.loss_decode(depth[:, :, :43, :61], target))
 
 
 def test_another_size_is_interpolated():
     head, maps = make(), make_maps("even")
-    (out,) = head.predict(maps, [dict(img_shape=(32, 48))] * 2, None)[:1]
-    expected = head(maps)[0].reshape(1, 32, 2, 48, 2).mean((2, 4))  # centers between four pixels
+    (out,) = head.predict(maps, [dict(img_shape=(16, 32))] * 2, None)[:1]
+    expected = head(maps)[0].reshape(1, 16, 2, 32, 2).mean((2, 4))  # centers between four pixels
     assert_close(out, expected)
 
 
@@ -188,6 +188,6 @@ def test_user_errors():
     with pytest.raises(ValueError, match=r"got maps of \[8, 16, 24, 32, 8\] channels"):
         make()(make_maps(channels=[8, 16, 24, 32, 8]))
     maps = make_maps("even")
-    maps[2] = maps[2][:, :, :7]
-    with pytest.raises(ValueError, match=r"after \(16, 24\) the next must be \(8, 12\), got \(7,"):
+    maps[2] = maps[2][:, :, :3]
+    with pytest.raises(ValueError, match=r"after \(8, 16\) the next must be \(4, 8\), got \(3,"):
         make()(maps)

@@ -1,0 +1,110 @@
+"""Settings of depth estimation, and that mmseg does what the sentences say."""
+
+from __future__ import annotations
+
+import pytest
+
+pytest.importorskip("mmdet", reason="needs mmdet: bash tools/setup_env.sh installs it")
+pytest.importorskip("mmseg", reason="needs mmseg: bash tools/setup_env.sh installs it")
+
+import numpy as np
+from mmengine.config import Config
+from mmseg.datasets.transforms import RandomRotate
+
+import mmdysample.mmseg  # noqa: F401 - registers DepthErrorMetric
+from mmdysample.engine.checks import TRAINING, check_config
+from mmdysample.engine.families import augment, write_predictions
+from mmdysample.errors import UserError
+from tests.engine.toy import CONFIGS
+
+ROTATE = dict(type="RandomRotate", prob=1.0, degree=2.5)
+
+
+def depth_config(**changes) -> Config:
+    cfg = Config.fromfile(CONFIGS / "depth.py")
+    cfg.merge_from_dict(changes)
+    return cfg
+
+
+SLIDE = {"model.test_cfg": dict(mode="slide_flip", crop_size=(48, 48), stride=(48, 48))}
+UPSTREAM = {"val_evaluator": dict(type="DepthMetric", _delete_=True, min_depth_eval=1e-3)}
+SEGMENTATION = {"train_dataloader.dataset.pipeline": [dict(type="LoadAnnotations"), ROTATE]}
+
+
+@pytest.mark.parametrize("changes", [{}, SLIDE, UPSTREAM, SEGMENTATION], ids=str)
+def test_accepted(changes):
+    check_config(depth_config(**changes), TRAINING)
+
+
+LOADING = "train_dataloader.dataset.pipeline.1"
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        (
+            {"model.test_cfg.mode": "slide"},
+            r"model.test_cfg.mode is 'slide', whose result DepthEst.*throws away",
+        ),
+        ({"model.test_cfg.mode": "flip"}, r"must be 'whole' or 'slide_flip', got 'flip'"),
+        ({"model.test_cfg": None}, r"must be 'whole' or 'slide_flip', got None"),
+        ({"model.test_cfg.mode": "slide_flip"}, r"'slide_flip' needs crop_size and stride"),
+        (
+            {"model.test_cfg": dict(mode="slide_flip", crop_size=(4, 4))},
+            r"there is no stride",
+        ),
+        ({"model.data_preprocessor.seg_pad_val": 255}, r"seg_pad_val is 255, .* set seg_pad_val=0"),
+        ({"train_dataloader.dataset.pipeline.2": ROTATE}, None),
+        ({f"{LOADING}.depth_rescale_factor": "1e-3"}, r"must be a number above 0, .* got '1e-3'"),
+        ({f"{LOADING}.depth_rescale_factor": 0}, r"must be a number above 0, .* got 0"),
+        ({f"{LOADING}.to_float32": False}, r"to_float32=False cannot give meters"),
+        (
+            {"val_evaluator": dict(type="DepthMetric", depth_metrics=["d1"])},
+            r"val_evaluator: DepthMetric of mmseg fails with any depth_metrics",
+        ),
+        (
+            {"default_hooks.checkpoint.save_best": "absrel"},
+            r"'absrel' is not measured .*did you mean 'abs_rel'",
+        ),
+    ],
+    ids=str,
+)
+def test_refused(changes, says):
+    cfg = depth_config(**{key: value for key, value in changes.items() if value != ROTATE})
+    if ROTATE in changes.values():
+        cfg.train_dataloader.dataset.pipeline[2] = ROTATE
+        says = r"pipeline\[2\]: RandomRotate fills depth with seg_pad_val=255"
+    with pytest.raises(UserError, match=says):
+        check_config(cfg, TRAINING)
+
+
+def test_mmseg_would_fill_depth_with_255_meters():
+    sample = dict(img=np.zeros((20, 20, 3), np.uint8), seg_fields=["gt_depth_map"])
+    sample["gt_depth_map"] = np.ones((20, 20), np.float32)
+    rotated = RandomRotate(prob=1.0, degree=(30, 31))(sample)["gt_depth_map"]
+    assert rotated.max() == 255
+
+
+def test_no_merging_of_classes():
+    with pytest.raises(UserError, match=r"--tta merges the classes .*mode='slide_flip'"):
+        augment(depth_config(tta_model=dict(type="SegTTAModel"), tta_pipeline=[]))
+
+
+@pytest.mark.parametrize(
+    ("evaluator", "factor"),
+    [
+        (dict(type="DepthMetric"), 1000.0),
+        (dict(type="DepthErrorMetric"), 1000.0),
+        (dict(type="DepthMetric", depth_scale_factor=256.0), 256.0),
+        (dict(type="IoUMetric"), None),
+    ],
+    ids=str,
+)
+def test_predictions_are_written_in_millimeters(evaluator, factor, tmp_path):
+    cfg = depth_config()
+    cfg.test_evaluator = dict(evaluator)
+    write_predictions(cfg, str(tmp_path / "out"))
+    assert cfg.test_evaluator.output_dir == str(tmp_path / "out")
+    assert cfg.test_evaluator.get("depth_scale_factor") == factor
+    # our metric takes no argument that it does not know
+    assert ("keep_results" in cfg.test_evaluator) == (evaluator["type"] != "DepthErrorMetric")
