@@ -92,7 +92,7 @@ class MattingInferencer(MMSegInferencer):
             self.visualizer.add_datasample(
                 name, image, sample, show=show, wait_time=wait_time, out_file=path
             )
-            drawings.append(self.visualizer.get_image())
+            drawings.append(self.visualizer.draw_datasample(image, sample))
         return drawings if return_vis else None
 
     def forward(self, inputs: dict, **kwargs: Any) -> list[SegDataSample]:

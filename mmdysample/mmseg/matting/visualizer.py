@@ -66,14 +66,11 @@ class MattingLocalVisualizer(SegLocalVisualizer):
         Raises:
             InvalidValue: the image is not of the alphas' size.
         """
-        wanted = (("trimap", True), ("gt_alpha", draw_gt), ("pred_alpha", draw_pred))
-        keys = [key for key, draw in wanted if draw and data_sample is not None]
-        maps = {key: _map(data_sample, key) for key in keys if key in data_sample}
-        if not maps:
+        drawn = self.draw_datasample(image, data_sample, draw_gt, draw_pred)
+        if drawn is None:
             options = (draw_gt, draw_pred, show, wait_time, out_file, step, with_labels)
             super().add_datasample(name, image, data_sample, *options)
             return
-        drawn = draw_mattes(image, maps, self.plain_color)
         self.set_image(drawn)
         if show:
             self.show(drawn, win_name=name, wait_time=wait_time)
@@ -81,6 +78,22 @@ class MattingLocalVisualizer(SegLocalVisualizer):
             mmcv.imwrite(mmcv.rgb2bgr(drawn), out_file)
         else:
             self.add_image(name, drawn, step)
+
+    def draw_datasample(
+        self,
+        image: np.ndarray,
+        data_sample: SegDataSample | None,
+        draw_gt: bool = True,
+        draw_pred: bool = True,
+    ) -> np.ndarray | None:
+        """The drawing (H, W * n, 3), uint8, RGB; None for a sample without trimap and alphas.
+
+        Arguments and errors as for `add_datasample`.
+        """
+        wanted = (("trimap", True), ("gt_alpha", draw_gt), ("pred_alpha", draw_pred))
+        keys = [key for key, draw in wanted if draw and data_sample is not None]
+        maps = {key: _map(data_sample, key) for key in keys if key in data_sample}
+        return draw_mattes(image, maps, self.plain_color) if maps else None
 
 
 def draw_mattes(
