@@ -16,6 +16,7 @@ pytest.importorskip("cv2", reason="needs OpenCV: bash tools/setup_env.sh install
 from PIL import Image
 
 from mmdysample.engine.errors import run_tool
+from tests.engine.zygote import ROOT, TRAIN
 from tools.dataset_converters import sunrgbd
 
 TESTING = ("kv2/kinect2data/000002-resize/image/0000103.jpg", "xtion/a/b/image/0000001.jpg")
@@ -108,8 +109,7 @@ def test_the_data_set_reads_what_is_written(source, convert, tmp_path):
     from mmdysample.engine.data import build_data_set
 
     convert(source, tmp_path / "sunrgbd")
-    root = Path(__file__).parents[2]
-    cfg = Config.fromfile(root / "configs/_base_/datasets/sunrgbd.py")
+    cfg = Config.fromfile(ROOT / "configs/_base_/datasets/sunrgbd.py")
     loader = cfg.val_dataloader
     loader.dataset.data_root = f"{tmp_path}/sunrgbd/"
     with DefaultScope.overwrite_default_scope("mmseg"):
@@ -127,6 +127,12 @@ def test_the_data_set_reads_what_is_written(source, convert, tmp_path):
 
 def save(path: str | Path, array: np.ndarray) -> Callable[[Path], object]:
     return lambda root: Image.fromarray(array).save(root / path)
+
+
+def damaged(content: bytes) -> bytes:
+    """A PNG file with other bytes in the place of the compressed pixels."""
+    start = content.index(b"IDAT") + 4
+    return content[:start] + b"\xff" * 8 + content[start + 8 :]
 
 
 def unpacked_too_deep(root: Path) -> None:
@@ -218,6 +224,10 @@ BAD = {
         lambda root: (root / label_map(2)).write_bytes((root / label_map(2)).read_bytes()[:60]),
         ("labels/img-000002.png cannot be read",),
     ),
+    "label-map-damaged": (
+        lambda root: (root / label_map(2)).write_bytes(damaged((root / label_map(2)).read_bytes())),
+        ("labels/img-000002.png cannot be read: it is damaged",),
+    ),
     "image-truncated": (
         lambda root: (root / "SUNRGBD" / TESTING[0]).write_bytes(
             (root / "SUNRGBD" / TESTING[0]).read_bytes()[:-10]
@@ -262,3 +272,42 @@ def test_an_interrupt_leaves_nothing(source, convert, tmp_path, monkeypatch):
     monkeypatch.setattr(sunrgbd, "link", interrupt)
     assert convert(source, tmp_path / "sunrgbd")[0] == 130
     assert [path.name for path in tmp_path.iterdir()] == ["source"]
+
+
+MAPS = Path("annotations/training")
+BAD_FOR_TRAINING = {
+    "not-prepared": (lambda root: root.rename(root.with_name("x")), ("images/training cannot be",)),
+    "label-38": (
+        save(MAPS / "img-000003.png", np.full((20, 30), 38, np.uint8)),
+        ("img-000003.png has label 37", "37 classes, 0 to 36"),
+    ),
+    "label-map-missing": (
+        lambda root: (root / MAPS / "img-000004.png").unlink(),
+        ("1 of 3 images", "annotations/training/img-000004.png: no such file"),
+    ),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", BAD_FOR_TRAINING)
+def test_training_says_what_is_wrong_with_the_data(name, source, convert, zygote, tmp_path):
+    """What was changed after it was laid out."""
+    pytest.importorskip("mmseg", reason="needs mmseg: bash tools/setup_env.sh installs it")
+    spoil, says = BAD_FOR_TRAINING[name]
+    (tmp_path / "data").mkdir()
+    convert(source, tmp_path / "data/sunrgbd")
+    spoil(tmp_path / "data/sunrgbd")
+    options = [
+        "model.backbone.init_cfg=None",
+        "train_dataloader.num_workers=0",
+        "train_dataloader.persistent_workers=False",
+        "train_dataloader.batch_size=3",
+        # from the maps as they are to a crop: the images are small
+        "train_dataloader.dataset.pipeline.3.crop_size=(16,16)",
+    ]
+    config = ROOT / "configs/segnet/segnet_vgg16_nearest_1xb8-200e_sunrgbd.py"
+    result = zygote.run(TRAIN, config, "--cfg-options", *options, cwd=tmp_path)
+    errors = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
+    assert result.status == 2, result.stderr
+    assert "Traceback" not in result.stderr and len(errors) == 1
+    assert [part for part in says if part not in errors[0]] == [], errors[0]

@@ -93,7 +93,6 @@ class SegNetHead(BaseDecodeHead):
 
     def forward(self, inputs: Sequence[Tensor]) -> Tensor:
         """The encoder's maps, see `VGG`, -> (B, num_classes, H, W), the size of the finest."""
-        inputs = self._transform_inputs(inputs)
         check_channels("SegNetHead", inputs, self.in_channels)
         *guides, x = inputs
         for upsample, convs, guide in zip(

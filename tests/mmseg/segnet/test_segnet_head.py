@@ -164,6 +164,9 @@ def test_what_a_user_can_get_wrong():
     head = make(dict(type="Nearest"))
     with pytest.raises(ValueError, match=r"in_channels=\[8, 16, 32, 32\], got maps of \[8, 16, 3"):
         head(make_maps((32, 24), widths=(8, 16, 31)))
+    for widths in ((8, 16), (8, 16, 32, 32)):  # an encoder of fewer stages, and of more
+        with pytest.raises(ValueError, match=r"SegNetHead takes feature maps of in_channels="):
+            head(make_maps((32, 24), widths=widths))
     with pytest.raises(ValueError, match=r"SegNetHead takes num_convs and widths of as many"):
         make(num_convs=(1, 1))
     with pytest.raises(TypeError, match=r"SegNetHead has no argument 'in_index' \(given \[0\]\)"):
