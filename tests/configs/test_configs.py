@@ -90,7 +90,7 @@ HOSTS = {
     "depthformer_swin-t": Expected("DenseDepthHead", [768, 384, 192, 96], [384, 192, 96, 64]),
     "bts_r50": Expected("BTSHead", [2048, 512, 128, 128], [1024, 512, 256, 64]),
     "depthformer_swin-small": Expected("DenseDepthHead", [128, 64, 32, 16], [64, 32, 16, 16]),
-    "bts_r18": Expected("BTSHead", [256, 128, 32, 32], [128, 64, 32, 32]),
+    "bts_r18": Expected("BTSHead", [256, 64, 16, 16], [128, 64, 32, 32]),
     "a2u-matting_r34": Expected("MattingHead", *[[256, 128, 64, 64]] * 2),
     "a2u-matting_r18": Expected("MattingHead", *[[64, 32, 16, 16]] * 2),
     "segnet_vgg16": Expected("SegNetHead", *[[512, 512, 256, 128, 64]] * 2),
