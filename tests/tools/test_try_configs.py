@@ -33,6 +33,7 @@ MASKFORMER = "mask2former/mask2former_swin-b-in22k-384x384-pre_dysample_8xb2-160
 DEPTH = "depthformer/depthformer_swin-t_sapa-b_2xb8-38k_nyu-416x544.py"
 MATTING = "a2u_matting/a2u-matting_r34_fade_1xb16-180k_comp1k-512x512.py"
 EPOCHS = "bts/bts_r50_dysample_1xb4-50e_nyu-416x544.py"
+SEGNET = "segnet/segnet_vgg16_fade_1xb8-200e_sunrgbd.py"
 SMALL = CONFIGS / "shapes/segformer_mit-b0_dysample_shapes.py"
 
 
@@ -124,12 +125,24 @@ def test_reduced_configs_of_depth_and_matting_find_their_files_in_shapes(name, s
         assert dataset.data_root == f"{shapes}/" and not dataset.get("ann_file")
         for path in dataset.data_prefix.values():
             assert split in path.split("/") and any((shapes / path).iterdir()), path
+        if name is not MATTING:
+            depth = dict(img_path=f"images/{split}", depth_map_path=f"depth/{split}")
+            assert dataset.data_prefix == depth
         crops = [each.crop_size for each in dataset.pipeline if "crop_size" in each]
         crop = tool.CROP[0] if name is MATTING else tool.CROP
         assert crops == ([crop] if part == "train" else [])
+        resized = [each["size"] for each in dataset.pipeline if each.type == "ResizeForeground"]
+        assert resized == ([tool.SIDE] if (name, part) == (MATTING, "train") else [])
+        # not every image of Shapes has a matte
+        assert dataset.get("leave_out_images", False) == (name is MATTING and part != "train")
     assert "checkpoint" not in str(cfg.model.to_dict()["backbone"])
     assert (cfg.train_cfg.get("max_iters", 2), cfg.train_cfg.get("max_epochs", 1)) == (2, 1)
     assert cfg.train_cfg.val_interval == (1 if name is EPOCHS else 2)
+
+
+def test_every_reduced_epoch_is_validated():
+    """SegNet is every tenth."""
+    assert reduced(SEGNET).train_cfg.val_interval == 1
 
 
 def test_windows_of_a_depth_model_are_small():
