@@ -30,7 +30,7 @@ def parse_args():
     parser.add_argument(
         "--out",
         help="where to write predictions: mmdet, a new .pkl file; mmseg, a new directory of label "
-        "images",
+        "images or alphas",
     )
     parser.add_argument("--show", action="store_true", help="show predictions in a window")
     parser.add_argument(

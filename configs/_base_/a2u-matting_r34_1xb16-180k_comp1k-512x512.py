@@ -1,7 +1,7 @@
 # A2U matting's network (CVPR 2021) with max-poolings, as SAPA (NeurIPS 2022) and FADE compare in it
 _base_ = [
     "./datasets/comp1k_512x512.py",
-    "mmseg::_base_/default_runtime.py",
+    "./matting_runtime.py",
     "./mmseg.py",
 ]
 model = dict(

@@ -1,7 +1,7 @@
 _base_ = [
     "../_base_/models/a2u-matting_r18_small.py",
     "../_base_/datasets/shapes_matting.py",
-    "../_base_/schedules/shapes_segmentation.py",
+    "../_base_/schedules/shapes_matting.py",
     "../_base_/mmseg.py",
     "../_base_/upsamplers/dysample.py",
 ]

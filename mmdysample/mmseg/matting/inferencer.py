@@ -46,8 +46,8 @@ class MattingInferencer(MMSegInferencer):
                 "one, batch_size=1"
             )
         # All are looked at before the first is predicted, and read again when it is their turn.
-        for sample in map(_read, _pairs(inputs)):
-            del sample
+        for pair in _pairs(inputs):
+            _read(pair)
         return super().__call__(_pairs(inputs), *args, batch_size=1, **kwargs)
 
     def _inputs_to_list(self, inputs: list) -> list:

@@ -131,9 +131,13 @@ def test_bad_inputs(name, place, inferencer):
 
 def test_the_second_of_two_pairs_is_looked_at_first(place, inferencer, tmp_path):
     image, trimap = pair(place, 0)
+    predicted = []
+    hook = inferencer.model.layer.register_forward_hook(lambda *_: predicted.append(1))
     with pytest.raises(UserError, match="no unknown pixel"):
         mask = np.zeros((HEIGHT, WIDTH), np.uint8)
         inferencer([(image, trimap), (image, mask)], out_dir=str(tmp_path / "out"))
+    hook.remove()
+    assert not predicted
     assert not (tmp_path / "out").exists()
 
 

@@ -352,13 +352,17 @@ def test_background_is_cropped_at_random(tmp_path):
     pixels = np.arange(50 * 60 * 3).reshape(50, 60, 3) % 251
     write(tmp_path / "bg.png", pixels)
     places = set()
-    for seed in range(20):
+    for seed in range(40):
         np.random.seed(seed)
-        sample = dict(bg_path=str(tmp_path / "bg.png"), alpha=np.zeros((48, 60), np.uint8))
+        sample = dict(bg_path=str(tmp_path / "bg.png"), alpha=np.zeros((48, 59), np.uint8))
         found = LoadBackground()(sample)["bg"]
-        (top,) = (top for top in range(3) if np.array_equal(found, pixels[top : top + 48]))
-        places.add(top)
-    assert places == {0, 1, 2}
+        (place,) = (
+            (top, left)
+            for top, left in itertools.product(range(3), range(2))
+            if np.array_equal(found, pixels[top : top + 48, left : left + 59])
+        )
+        places.add(place)
+    assert places == set(itertools.product(range(3), range(2)))
 
 
 @pytest.mark.parametrize(

@@ -61,7 +61,7 @@ def test_nothing_to_draw(visualizer):
 
 
 def test_an_image_of_another_size(visualizer):
-    with pytest.raises(InvalidValue, match="pred_alpha of the sample is 6x7.*draw on is 6x8"):
+    with pytest.raises(InvalidValue, match=r"pred_alpha of the sample is 6x7.*draw on is 6x8"):
         visualizer.draw_datasample(np.zeros((6, 8, 3), np.uint8), sample("pred_alpha"))
 
 
