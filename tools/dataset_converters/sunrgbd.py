@@ -4,9 +4,9 @@
 
 SOURCE holds SUNRGBD/ (the unpacked SUNRGBD.zip of rgbd.cs.princeton.edu) and, of the repository
 ankurhanda/sunrgbd-meta-data, the lists sunrgbd_training_images.txt and sunrgbd_testing_images.txt
-and labels/, its unpacked archive of label maps: img-000001.png is of the first image for testing,
-and those of training follow. (The official SUNRGBD2Dseg.mat has the same label maps in 64 GB of
-memory; seg.mat beside each image names objects freely and does not have the 37 classes.)
+and labels/, its unpacked sunrgbd_train_test_labels.tar.gz: img-000001.png is of the first image for
+testing, and those of training follow. (The official SUNRGBD2Dseg.mat has the same label maps in 64
+GB of memory; seg.mat beside each image names objects freely and does not have the 37 classes.)
 
 OUT gets images/{training,validation}/img-N.jpg and annotations/{training,validation}/img-N.png,
 hard links where the file system has them. Everything is checked before; OUT is there whole or not
@@ -144,8 +144,8 @@ def check_layout(source: Path) -> None:
         has_mat = (source / "SUNRGBDtoolbox").is_dir() or any(source.glob("*.mat"))
         why = " (the toolbox's .mat files are not read)" if has_mat else ""
         raise UserError(
-            f"{labels} is not a directory{why}: unpack the archive of label maps of the repository "
-            f"ankurhanda/sunrgbd-meta-data into SOURCE/{LABELS}"
+            f"{labels} is not a directory{why}: unpack sunrgbd_train_test_labels.tar.gz of the "
+            f"repository ankurhanda/sunrgbd-meta-data into SOURCE/{LABELS}"
         )
     nested = [path for path in labels.iterdir() if path.is_dir()]
     if nested and not any(labels.glob("*.png")):
