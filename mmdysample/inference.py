@@ -32,6 +32,7 @@ from mmdysample.engine.checkpoint import (
     install_safe_loading,
     load_checkpoint,
 )
+from mmdysample.engine.checks.parts import check_parts
 from mmdysample.engine.data import data_set_configs
 from mmdysample.engine.families import import_family
 from mmdysample.engine.images import check_image_file
@@ -103,7 +104,8 @@ def load_model(cfg: Config, checkpoint: str, device: str | None = None) -> nn.Mo
     """The model of a config with a checkpoint's weights, ready to predict.
 
     Raises:
-        UserError: the checkpoint cannot be read, or is of another model; the device is not there.
+        UserError: a part of the model is unknown or has a wrong key; the checkpoint cannot be read,
+            or is of another model; the device is not there.
     """
     try:
         place = torch.device(device or get_device())
@@ -112,6 +114,7 @@ def load_model(cfg: Config, checkpoint: str, device: str | None = None) -> nn.Mo
         reason = str(error).splitlines()[0]
         raise UserError(f"--device {device} cannot be used: {reason}") from error
     _enter_family(cfg)
+    check_parts(cfg, ("model",))
     loaded = load_checkpoint(checkpoint)
     model = revert_sync_batchnorm(MODELS.build(cfg.model))
     load_weights(model, loaded, checkpoint)
@@ -119,13 +122,38 @@ def load_model(cfg: Config, checkpoint: str, device: str | None = None) -> nn.Mo
     return model.to(place).eval()
 
 
-def load_input(cfg: Config, image_path: str) -> dict[str, Any]:
-    """An image through the config's test pipeline: ``inputs`` (3, H, W) and ``data_samples``."""
+def load_input(cfg: Config, image_path: str, trimap_path: str | None = None) -> dict[str, Any]:
+    """An image through the config's test pipeline: ``inputs`` (3, H, W) and ``data_samples``.
+
+    Args:
+        cfg: whose test pipeline it is; steps that load annotations are left out.
+        image_path: the image file.
+        trimap_path: the trimap file, for matting models alone.
+
+    Raises:
+        UserError: a file cannot be read; a matting model's trimap is missing, or another model is
+            given one.
+    """
     read_image(image_path)
-    _enter_family(cfg)
     dataset = data_set_configs(cfg.test_dataloader.dataset)[0]
     steps = [step for step in dataset.pipeline if "Annotation" not in str(step["type"])]
-    return Compose(steps)(dict(img_path=image_path, img_id=0))
+    needs_trimap = any("Trimap" in str(step["type"]) for step in steps)
+    if needs_trimap and trimap_path is None:
+        raise UserError(
+            f"the matting model needs a trimap beside the image {image_path}: an image of the same "
+            "size, 0 where background is known, 255 where foreground is, 128 elsewhere (--trimap)"
+        )
+    if trimap_path is not None and not needs_trimap:
+        raise UserError(
+            f"the trimap {trimap_path} is for a matting model, and the config's test pipeline "
+            "loads none"
+        )
+    sample = dict(img_path=image_path, img_id=0)
+    if trimap_path is not None:
+        check_image_file(trimap_path, "trimap")
+        sample["trimap_path"] = trimap_path
+    _enter_family(cfg)
+    return Compose(steps)(sample)
 
 
 @torch.no_grad()

@@ -18,6 +18,7 @@ pytest.importorskip("mmseg", reason="needs mmseg: bash tools/setup_env.sh instal
 from mmdet.apis import DetInferencer
 from mmengine.config import Config
 from mmengine.infer import BaseInferencer
+from mmengine.registry import MODELS
 from mmseg.apis import MMSegInferencer
 from PIL import Image
 
@@ -284,6 +285,53 @@ def test_a_model_without_an_inferencer(images, tmp_path):
     assert np.array_equal(found[0].numpy(), expected)
     with pytest.raises(UserError, match="--device nowhere cannot be used"):
         load_model(cfg, str(tmp_path / "a.pth"), "nowhere")
+
+
+@pytest.fixture
+def matting() -> Config:
+    return Config.fromfile(config_path("a2u-matting_r18_bilinear_shapes"))
+
+
+def test_a_matting_model_needs_a_trimap(matting, images, tmp_path):
+    trimap = np.full((96, 128), 128, np.uint8)
+    trimap[:40], trimap[60:] = 0, 255
+    Image.fromarray(trimap).save(tmp_path / "trimap.png")
+    data = load_input(matting, str(images / "a.png"), str(tmp_path / "trimap.png"))
+    assert np.array_equal(data["data_samples"].trimap.data[0], trimap)
+    bgr = np.asarray(Image.open(images / "a.png"))[..., ::-1].transpose(2, 0, 1)
+    assert np.array_equal(data["inputs"], bgr)
+    torch.manual_seed(0)
+    torch.save(MODELS.build(matting.model).state_dict(), tmp_path / "a.pth")
+    alpha = predict(load_model(matting, str(tmp_path / "a.pth"), "cpu"), data).pred_alpha.data[0]
+    assert (alpha[:40] == 0).all() and (alpha[60:] == 255).all()
+    assert alpha[40:60].float().std() > 0
+
+
+@pytest.mark.parametrize(
+    ("trimap", "says"),
+    [
+        (None, r"needs a trimap beside the image .*a\.png: .* \(--trimap\)"),
+        ("nowhere.png", r"the trimap nowhere\.png cannot be read: no such file"),
+        ("small.png", r"small\.png"),
+        ("cut.png", r"the trimap .*cut\.png cannot be read: its end is missing"),
+    ],
+)
+def test_a_wrong_trimap(matting, images, tmp_path, monkeypatch, trimap, says):
+    monkeypatch.chdir(tmp_path)
+    Image.fromarray(np.full((9, 9), 128, np.uint8)).save("small.png")
+    Path("cut.png").write_bytes(Path("small.png").read_bytes()[:-8])
+    with pytest.raises(UserError, match=says):
+        load_input(matting, str(images / "a.png"), trimap)
+
+
+def test_other_models_take_no_trimap(images):
+    with pytest.raises(UserError, match=r"the trimap t\.png is for a matting model"):
+        load_input(config_of("mmseg"), str(images / "a.png"), "t.png")
+
+
+def test_depth_estimators_take_an_image_alone(images):
+    cfg = Config.fromfile(config_path("bts_r18_nearest_shapes"))
+    assert load_input(cfg, str(images / "a.png"))["inputs"].shape == (3, 96, 128)
 
 
 def test_an_unreadable_image(tmp_path):

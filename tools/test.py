@@ -29,8 +29,8 @@ def parse_args():
     parser.add_argument("checkpoint", help="checkpoint file")
     parser.add_argument(
         "--out",
-        help="where to write predictions: mmdet, a new .pkl file; mmseg, a new directory of label "
-        "images or alphas",
+        help="where to write predictions: mmdet, a new .pkl file; mmseg, a new directory of "
+        "images: labels, depth in millimeters or alphas",
     )
     parser.add_argument("--show", action="store_true", help="show predictions in a window")
     parser.add_argument(

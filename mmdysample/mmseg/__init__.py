@@ -17,6 +17,7 @@ import mmdysample.mmcv
 import mmdysample.mmseg.depth
 import mmdysample.mmseg.matting
 from mmdysample.mmseg.boundary_iou import BoundaryIoUMetric
+from mmdysample.mmseg.depth import BTSHead, DenseDepthHead
 from mmdysample.mmseg.resnet import StemResNet
 from mmdysample.mmseg.segformer_head import UpsampleSegformerHead
 from mmdysample.mmseg.segnet import SegNetHead
@@ -27,7 +28,9 @@ if find_spec("mmdet") is not None:
     import mmdysample.mmseg.maskformer_head  # noqa: F401 - likewise
 
 __all__ = [
+    "BTSHead",
     "BoundaryIoUMetric",
+    "DenseDepthHead",
     "SegNetHead",
     "StemResNet",
     "UpsampleSegformerHead",

@@ -6,6 +6,8 @@ from mmseg.models.backbones import ResNet
 from mmseg.registry import MODELS
 from torch import Tensor
 
+from mmdysample.errors import InvalidType
+
 
 @MODELS.register_module()
 class StemResNet(ResNet):
@@ -24,6 +26,10 @@ class StemResNet(ResNet):
 
     def __init__(self, depth: int, *, freeze_stem_and_norms: bool = False, **kwargs) -> None:
         super().__init__(depth, **kwargs)
+        if not isinstance(freeze_stem_and_norms, bool):
+            raise InvalidType(
+                f"freeze_stem_and_norms must be True or False, got {freeze_stem_and_norms!r}"
+            )
         if freeze_stem_and_norms:
             for name, parameter in self.named_parameters():
                 if name.startswith(("conv1.", "bn1.", "stem.")) or ".bn" in name:

@@ -81,6 +81,9 @@ class A2U(Upsampler):
     def upsample(self, x: Tensor, guide: Tensor, size: tuple[int, int]) -> Tensor:
         return reassemble(x, self.kernel(guide), KERNEL_SIZE, self.scale_factor)
 
+    def _intermediate_maps(self, x: Tensor, guide: Tensor) -> dict[str, Tensor]:
+        return {"kernel": self.kernel(guide)}
+
     def kernel(self, guide: Tensor) -> Tensor:
         """The kernels, (B, C_y, 2H, 2W) -> (B, 9, 2H, 2W); each sums to 1."""
         logits = self.affinity(guide) * self.P(guide.mean(dim=(2, 3), keepdim=True))

@@ -73,6 +73,38 @@ class Upsampler(nn.Module, ABC):
         ``guide`` is (B, C_y, s*H, s*W) for guided upsamplers, else None.
         """
 
+    def intermediate_maps(self, x: Tensor, guide: Tensor | None = None) -> dict[str, Tensor]:
+        """The maps that the result for these inputs is made with, by the papers' names for them.
+
+        ==========  =======================================================================
+        'kernel'    (B, g*K*K, s*H, s*W), channels ordered (group, window row, window column)
+        'gate'      (B, 1, H, W), the guide's part in the result
+        'index'     (B, 1 or C, s*H, s*W), what the nearest pixel of ``x`` is multiplied by
+        'offset'    (B, 2*g, s*H, s*W), channels ordered (axis x or y, group): how far sampling
+                    points lie from where they start, in pixels of ``x``
+        ==========  =======================================================================
+
+        They are what :meth:`upsample` itself uses, from the same methods. Upsamplers that compute
+        no such map have none.
+
+        Args:
+            x, guide: as for :meth:`forward`.
+
+        Raises:
+            TypeError, ValueError: as :meth:`forward`.
+        """
+        self._check_input(x)
+        if not self.guided:
+            return self._intermediate_maps(x, None)
+        self._check_guide(x, guide)
+        full = (self.scale_factor * x.shape[2], self.scale_factor * x.shape[3])
+        self._target_size(full, guide, None)
+        return self._intermediate_maps(x, _fit(guide, full))
+
+    def _intermediate_maps(self, x: Tensor, guide: Tensor | None) -> dict[str, Tensor]:
+        """:meth:`intermediate_maps` of inputs that are checked and fitted, as for `upsample`."""
+        return {}
+
     def flops(self, height: int, width: int) -> dict[str, int]:
         """Cost of one sample of ``height`` x ``width``, by part of the operator.
 

@@ -71,6 +71,9 @@ class CARAFE(Upsampler):
     def upsample(self, x: Tensor, guide: None, size: tuple[int, int]) -> Tensor:
         return reassemble(x, self.kernel(x), self.up_kernel, self.scale_factor, self.up_group)
 
+    def _intermediate_maps(self, x: Tensor, guide: None) -> dict[str, Tensor]:
+        return {"kernel": self.kernel(x)}
+
     def kernel(self, x: Tensor) -> Tensor:
         """The kernels, (B, C, H, W) -> (B, g*K*K, s*H, s*W); each sums to 1."""
         logits = self.content_encoder(self.channel_compressor(x))

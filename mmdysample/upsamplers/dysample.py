@@ -18,7 +18,7 @@ from mmdysample.ops.checks import positive_int
 from mmdysample.ops.precision import float32_or_more
 from mmdysample.registry import register_upsampler
 from mmdysample.upsamplers.base import Upsampler, one_of
-from mmdysample.upsamplers.layers import Conv2d
+from mmdysample.upsamplers.layers import Conv2d, pixel_shuffle
 
 STYLES = ("lp", "pl")
 INITIAL_POSITIONS = ("bilinear", "nearest")
@@ -106,6 +106,10 @@ class DySample(Upsampler):
 
     def upsample(self, x: Tensor, guide: None, size: tuple[int, int]) -> Tensor:
         return point_sample(x, self.sampling_offset(x), self.scale_factor, self.groups)
+
+    def _intermediate_maps(self, x: Tensor, guide: None) -> dict[str, Tensor]:
+        move = self.sampling_offset(x) - self.init_pos
+        return {"offset": pixel_shuffle(move, self.scale_factor)}
 
     def sampling_offset(self, x: Tensor) -> Tensor:
         """Where the points lie, in input pixels from the pixel's center: Eq. (4) or (5).

@@ -101,10 +101,18 @@ class FADE(Upsampler):
             return out
         if self.guide_channels != self.in_channels:
             guide = self.aligner(guide)
-        gate = as_cells(self.gate(x).sigmoid().to(x.dtype))
+        gate = as_cells(self.gate_map(x))
         out = split_cells(out, self.scale_factor)
         guide = split_cells(guide.to(x.dtype), self.scale_factor)
         return join_cells(torch.lerp(out, guide, gate))
+
+    def _intermediate_maps(self, x: Tensor, guide: Tensor) -> dict[str, Tensor]:
+        maps = {"kernel": self.kernel(x, guide)}
+        return maps | {"gate": self.gate_map(x)} if self.gating else maps
+
+    def gate_map(self, x: Tensor) -> Tensor:
+        """The gate g before it spreads to sub-pixels, (B, C, H, W) -> (B, 1, H, W)."""
+        return self.gate(x).sigmoid().to(x.dtype)
 
     def kernel(self, x: Tensor, guide: Tensor) -> Tensor:
         """The kernels, (B, K*K, s*H, s*W); each sums to 1."""

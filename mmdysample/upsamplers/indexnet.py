@@ -77,6 +77,9 @@ class IndexNet(Upsampler):
         index = split_cells(self.index_map(guide), self.scale_factor)
         return in_layout_of(x, join_cells(as_cells(x) * index)).to(x.dtype)
 
+    def _intermediate_maps(self, x: Tensor, guide: Tensor) -> dict[str, Tensor]:
+        return {"index": self.index_map(guide)}
+
     def index_map(self, guide: Tensor) -> Tensor:
         """The indices, (B, C_y, 2H, 2W) -> (B, 1 or C, 2H, 2W)."""
         if self.variant == "hin":

@@ -151,6 +151,9 @@ class SAPA(Upsampler):
     def upsample(self, x: Tensor, guide: Tensor, size: tuple[int, int]) -> Tensor:
         return reassemble(x, self.kernel(x, guide), self.kernel_size, self.scale_factor)
 
+    def _intermediate_maps(self, x: Tensor, guide: Tensor) -> dict[str, Tensor]:
+        return {"kernel": self.kernel(x, guide)}
+
     def kernel(self, x: Tensor, guide: Tensor) -> Tensor:
         """The kernels, (B, K*K, s*H, s*W)."""
         query, key = self.embed(x, guide)

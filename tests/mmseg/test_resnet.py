@@ -64,3 +64,8 @@ def test_frozen_norms_keep_following_the_data():
     assert not moved & frozen
     # zero-initialized block ends keep what is before them still in the first step
     assert {"layer2.0.downsample.0.weight", "layer2.0.downsample.1.weight"} <= moved
+
+
+def test_user_errors():
+    with pytest.raises(TypeError, match="freeze_stem_and_norms must be True or False, got 'yes'"):
+        StemResNet(**SMALL, freeze_stem_and_norms="yes")

@@ -162,7 +162,10 @@ WRONG = {
         ("nyu_train.txt, line 1", "SCENE/rgb_NUMBER.jpg"),
     ),
     "one-file-in-a-line": (first_line("a/rgb_1.jpg"), ("line 1", "SCENE/rgb_NUMBER.jpg")),
-    "not-below": (first_line("../a/rgb_1.jpg ../a/sync_depth_1.png"), ("line 1", "'../a/rgb_1")),
+    "not-below": (
+        first_line("../a/rgb_1.jpg ../a/sync_depth_1.png"),
+        ("line 1", "directory of a scene"),
+    ),
     "no-scene": (first_line("rgb_1.jpg sync_depth_1.png"), ("line 1", "directory of a scene")),
     "not-a-pair": (first_line("a/rgb_1.jpg a/sync_depth_2.png"), ("line 1", "do not belong")),
     "not-a-pair-of-scenes": (first_line("a/rgb_1.jpg b/sync_depth_1.png"), ("do not belong",)),

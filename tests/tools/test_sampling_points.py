@@ -66,19 +66,6 @@ def test_points_start_where_interpolation_reads(mode):
     torch.testing.assert_close(as_result(points.start), read)
 
 
-@pytest.mark.parametrize(
-    ("image", "feature", "stride"),
-    [
-        ((160, 160), (20, 20), 8),
-        ((23, 23), (12, 12), 2),
-        ((64, 33), (2, 2), 32),
-        ((9, 9), (9, 9), 1),
-    ],
-)
-def test_pixels_per_cell_of_backbones_that_round_up(image, feature, stride):
-    assert tool.pixels_per_cell(image, feature) == stride
-
-
 def points_that_move(at: tuple[int, int], height: int = 10, width: int = 12) -> tool.Points:
     start = np.zeros((2, height, width, 2, 2, 2))
     end = start + 0.2  # all over: does not count

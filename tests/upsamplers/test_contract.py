@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mmdysample import Upsampler, build_upsampler, list_upsamplers
@@ -421,3 +422,83 @@ def test_the_result_has_the_layout_of_x(name, cfg, memory_format, device):
     out.sum().backward()
     with torch.no_grad():
         assert run(up.eval(), *inputs).is_contiguous(memory_format=memory_format)
+
+
+INTERMEDIATE_MAPS = {
+    "A2U": {"kernel"},
+    "CARAFE": {"kernel"},
+    "DySample": {"offset"},
+    "FADE": {"kernel", "gate"},
+    "IndexNet": {"index"},
+    "SAPA": {"kernel"},
+}
+
+
+@every_case
+@pytest.mark.parametrize("fits", [True, False])
+def test_intermediate_maps_make_the_result(name, cfg, fits):
+    """From the maps and ``x``, by another implementation, what `forward` makes."""
+    up = randomize(build(name, cfg, dtype=torch.float64).eval(), std=0.2)
+    size = (2 * HEIGHT, 2 * WIDTH) if fits else (2 * HEIGHT - 1, 2 * WIDTH + 1)
+    x, *guide = make_inputs(up, size=size)
+    maps = up.intermediate_maps(x, *guide)
+    assert set(maps) == INTERMEDIATE_MAPS.get(name, set()) - (
+        set() if cfg.get("gating", True) else {"gate"}
+    )
+    if not maps:
+        return
+    if "offset" in maps:
+        out = sampled(x, maps["offset"], up)
+    elif "index" in maps:
+        out = F.interpolate(x, scale_factor=2, mode="nearest") * maps["index"]
+    else:
+        groups = getattr(up, "up_group", 1)
+        size = round((maps["kernel"].shape[1] / groups) ** 0.5)
+        out = reassembled(x, maps["kernel"], size, groups)
+    if "gate" in maps:
+        gate = F.interpolate(maps["gate"], scale_factor=2, mode="nearest")
+        y = fit(guide[0], 2 * HEIGHT, 2 * WIDTH)
+        out = gate * up.aligner(y) + (1 - gate) * out
+    want = up(x, *guide)
+    assert_close(fit(out, *want.shape[2:]), want)
+
+
+def reassembled(x: Tensor, kernel: Tensor, size: int, groups: int) -> Tensor:
+    """Windows of PyTorch's unfold, weighted and summed; the first weight is the top left one's."""
+    windows = F.unfold(x, size, padding=size // 2).unflatten(1, (groups, -1, size**2))
+    windows = windows.unflatten(4, x.shape[2:])
+    windows = windows.repeat_interleave(2, dim=4).repeat_interleave(2, dim=5)
+    kernel = kernel.unflatten(1, (groups, 1, size**2))
+    return (windows * kernel).sum(dim=3).flatten(1, 2)
+
+
+def sampled(x: Tensor, offset: Tensor, up: Upsampler) -> Tensor:
+    """grid_sample at bilinear interpolation's positions, moved by ``offset``."""
+    height, width = x.shape[2:]
+    rows = (torch.arange(2 * height, dtype=x.dtype) + 0.5) / 2
+    columns = (torch.arange(2 * width, dtype=x.dtype) + 0.5) / 2
+    places = torch.stack(torch.meshgrid(columns, rows, indexing="xy"))
+    outs = []
+    for group, part in enumerate(x.chunk(up.groups, dim=1)):
+        moved = places + offset[:, [group, up.groups + group]]
+        grid = moved / torch.tensor([width, height]).view(2, 1, 1) * 2 - 1
+        settings = dict(mode="bilinear", padding_mode="border", align_corners=False)
+        outs.append(F.grid_sample(part, grid.permute(0, 2, 3, 1).to(x.dtype), **settings))
+    return torch.cat(outs, dim=1)
+
+
+@every_class
+def test_intermediate_maps_check_their_inputs(name):
+    up = build(name)
+    x, *guide = make_inputs(up)
+    with pytest.raises(ValueError, match="x must be"):
+        up.intermediate_maps(x[:, :3], *guide)
+    if up.guided:
+        with pytest.raises(ValueError, match="needs a guide"):
+            up.intermediate_maps(x)
+        with pytest.raises(ValueError, match="cannot reach size"):
+            up.intermediate_maps(x, guide[0][:, :, :5])
+    else:
+        maps = up.intermediate_maps(x)
+        ignored = up.intermediate_maps(x, torch.randn(2, 3, 9, 9))
+        assert all(torch.equal(maps[key], ignored[key]) for key in maps)

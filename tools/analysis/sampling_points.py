@@ -27,27 +27,17 @@ from matplotlib.figure import SubFigure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 from matplotlib.patheffects import withStroke
-from torch import Tensor, nn
+from torch import Tensor
 
 from mmdysample import DySample
+from mmdysample.engine.colors import direction_color, draw_wheel
 from mmdysample.engine.config import load_config
 from mmdysample.engine.errors import ArgumentParser, UserError, run_tool
 from mmdysample.engine.options import HELP, CfgOptions
-from mmdysample.inference import check_figure_path, load_input, load_model, predict
+from mmdysample.engine.stages import choose_stage, pixels_per_cell, run_stages
+from mmdysample.inference import check_figure_path, load_input, load_model
 
 SUBPIXEL_COLORS = ("#ff3860", "#ffdd57", "#23d160", "#3298ff")
-
-
-class Stage(NamedTuple):
-    """One DySample of a model, and the feature map that it was given."""
-
-    name: str
-    module: DySample
-    x: Tensor
-
-    @property
-    def size(self) -> tuple[int, int]:
-        return self.x.shape[2], self.x.shape[3]
 
 
 class Points(NamedTuple):
@@ -84,6 +74,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("config", help="config file, of mmdet or mmseg")
     parser.add_argument("checkpoint", help="checkpoint file")
     parser.add_argument("image", help="image file; it goes through the config's test pipeline")
+    parser.add_argument("--trimap", help="trimap file of the image, for matting models")
     parser.add_argument("--out", help="figure to write (.png, .pdf, .svg, ...)")
     parser.add_argument("--list", action="store_true", help="list the model's stages instead")
     parser.add_argument("--stage", help="name of a stage; default: the finest, of these the last")
@@ -119,47 +110,6 @@ def parse_args() -> argparse.Namespace:
     return args
 
 
-def run_stages(model: nn.Module, data: dict) -> list[Stage]:
-    """Every DySample of ``model`` in the order of running, with its input for an image.
-
-    Raises:
-        UserError: the model has none, or runs one more than once for an image.
-    """
-    names = {module: name for name, module in model.named_modules() if isinstance(module, DySample)}
-    if not names:
-        raise UserError(
-            "the model of the config has no DySample upsampler, so there are no points to draw"
-        )
-    stages: list[Stage] = []
-
-    def record(module: DySample, args: tuple, kwargs: dict) -> None:
-        x = args[0] if args else kwargs["x"]
-        stages.append(Stage(names[module], module, x.detach()))
-
-    hooks = [m.register_forward_pre_hook(record, with_kwargs=True) for m in names]
-    try:
-        predict(model, data)
-    finally:
-        for hook in hooks:
-            hook.remove()
-    if len(stages) > len({stage.name for stage in stages}):
-        raise UserError(
-            f"stage {stages[0].name} runs more than once for an image (sliding window?): "
-            "with mmseg, --cfg-options model.test_cfg.mode=whole runs it once"
-        )
-    return stages
-
-
-def choose_stage(stages: list[Stage], name: str | None) -> Stage:
-    if name is None:
-        return max(reversed(stages), key=lambda stage: stage.x[0, 0].numel())
-    for stage in stages:
-        if stage.name == name:
-            return stage
-    known = ", ".join(stage.name for stage in stages)
-    raise UserError(f"--stage {name}: the model has no such stage; it has {known}")
-
-
 @torch.no_grad()
 def sampling_points(module: DySample, x: Tensor) -> Points:
     """Where ``module`` samples the first feature map of ``x``, (B, C, H, W)."""
@@ -186,16 +136,6 @@ def choose_group(points: Points, group: int | None) -> int:
     if not 0 <= group < groups:
         raise UserError(f"--group {group}: the stage has {groups} groups, 0 to {groups - 1}")
     return group
-
-
-def pixels_per_cell(image_size: tuple[int, int], feature_size: tuple[int, int]) -> int:
-    """Image pixels that a pixel of the feature map stands for, on each axis.
-
-    Backbones halve a size by rounding up (23 -> 12), so the ratio of the sizes is at most the
-    stride, which is the next power of two.
-    """
-    ratio = max(i / f for i, f in zip(image_size, feature_size, strict=True))
-    return int(2 ** np.ceil(np.log2(ratio)))
 
 
 def choose_window(
@@ -280,17 +220,7 @@ def draw_field(axes: Axes, image: np.ndarray, points: Points, stride: int, group
     axes.imshow(color, extent=extent, alpha=(length / longest) ** 0.6, interpolation="nearest")
     axes.set_title("which way points move (color), how far (strength)", fontsize=10)
 
-    wheel = axes.inset_axes((0.015, 0.015, 0.19, 0.19))
-    y, x = np.mgrid[-1:1:101j, -1:1:101j]
-    radius = np.hypot(x, y)
-    wheel.imshow(direction_color(np.stack((x, y), -1), radius), alpha=(radius <= 1).astype(float))
-    wheel.text(50, 50, f"{longest:.2f}", fontsize=7, ha="center", va="center")
-    wheel.axis("off")
-
-
-def direction_color(move: np.ndarray, strength: np.ndarray) -> np.ndarray:
-    hue = (np.arctan2(move[..., 1], move[..., 0]) / (2 * np.pi)) % 1
-    return hsv_to_rgb(np.stack((hue, np.clip(strength, 0, 1), np.ones_like(hue)), axis=-1))
+    draw_wheel(axes, longest)
 
 
 def draw_zoom(
@@ -358,13 +288,9 @@ def main() -> None:
     cfg = load_config(args.config, args.cfg_options, ("model", "test_dataloader"))
     if not args.list:
         check_figure_path(args.out, cfg)
-    data = load_input(cfg, args.image)
+    data = load_input(cfg, args.image, args.trimap)
     model = load_model(cfg, args.checkpoint, args.device)
-    padded: list[tuple[int, int]] = []
-    model.data_preprocessor.register_forward_hook(
-        lambda module, inputs, result: padded.append(tuple(result["inputs"].shape[2:]))
-    )
-    stages = run_stages(model, data)
+    image, padded, stages = run_stages(model, data, DySample, f"the model of {args.config}")
     if args.list:
         for stage in stages:
             height, width = stage.size
@@ -372,8 +298,7 @@ def main() -> None:
         return
 
     stage = choose_stage(stages, args.stage)
-    image = data["inputs"].permute(1, 2, 0).numpy()[..., ::-1]
-    stride = pixels_per_cell(padded[0], stage.size)
+    stride = pixels_per_cell(padded, stage.size)
     points = sampling_points(stage.module, stage.x)
     # cells that hold nothing but padding are not of the image
     rows, columns = (-(-side // stride) for side in image.shape[:2])

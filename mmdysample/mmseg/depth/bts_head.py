@@ -10,11 +10,12 @@ import torch.nn.functional as F
 from mmseg.registry import MODELS
 from torch import Tensor, nn
 
-from mmdysample.errors import InvalidValue
+from mmdysample.errors import InvalidType, InvalidValue
 from mmdysample.hosts import build_stages, check_channels
 from mmdysample.mmseg.depth.dense_aspp import DenseASPP, bts_norm
 from mmdysample.mmseg.depth.depth_head import DepthHead
 from mmdysample.mmseg.depth.planar_guidance import local_planar_guidance, planes_of
+from mmdysample.ops.checks import as_integer, positive_int
 from mmdysample.ops.precision import float32_or_more
 
 
@@ -55,13 +56,12 @@ class BTSHead(DepthHead):
         init_cfg: dict | None = None,
         **kwargs,
     ) -> None:
-        if len(in_channels) != 5:
-            raise InvalidValue(
-                "BTSHead takes the five maps of StemResNet: in_channels must be 5 numbers, "
-                f"got {list(in_channels)}"
-            )
-        if channels < 16 or channels % 16:
-            raise InvalidValue(f"BTSHead: channels must be a multiple of 16, got {channels}")
+        _check_five("in_channels", in_channels)
+        if kwargs.get("in_index") is not None:
+            _check_five("in_index", kwargs["in_index"])
+        channels = positive_int("channels of BTSHead", channels, "a multiple of 16")
+        if channels % 16:
+            raise InvalidValue(f"channels of BTSHead must be a multiple of 16, got {channels}")
         super().__init__(
             in_channels,
             channels,
@@ -164,6 +164,17 @@ def _reduction(in_channels: int, width: int, out_channels: int) -> nn.Sequential
         in_channels, width = width, width // 2
     layers.append(nn.Conv2d(in_channels, out_channels, 1, bias=False))
     return nn.Sequential(*layers)
+
+
+def _check_five(name: str, numbers: Sequence[int]) -> None:
+    """InvalidType or InvalidValue unless ``numbers`` are five integers."""
+    if not isinstance(numbers, Sequence) or [*map(as_integer, numbers)].count(None):
+        raise InvalidType(f"{name} of BTSHead must be 5 integers, got {numbers!r}")
+    if len(numbers) != 5:
+        raise InvalidValue(
+            f"{name} of BTSHead must be 5 integers, of the five maps of StemResNet, got "
+            f"{list(numbers)}"
+        )
 
 
 def _check_sizes(inputs: Sequence[Tensor]) -> None:

@@ -12,7 +12,7 @@ from mmseg.registry import MODELS
 from torch import Tensor, nn
 
 from mmdysample.errors import InvalidType, InvalidValue
-from mmdysample.hosts import build_stages, check_channels
+from mmdysample.hosts import build_stages
 from mmdysample.mmseg.depth.depth_head import DepthHead
 
 _ACTIVATION = dict(type="LeakyReLU", negative_slope=0.01)
@@ -76,7 +76,6 @@ class DenseDepthHead(DepthHead):
     def forward(self, inputs: Sequence[Tensor]) -> Tensor:
         """Maps of the neck, fine to coarse -> depth in meters, (B, 1, h, w) of the finest map."""
         inputs = self._transform_inputs(inputs)
-        check_channels("DenseDepthHead", inputs, self.in_channels)
         first, *fusions = self.conv_list
         x = first(inputs[-1])
         skips = inputs[-2::-1]

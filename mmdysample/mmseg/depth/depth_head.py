@@ -10,6 +10,7 @@ from mmseg.models.decode_heads.decode_head import BaseDecodeHead
 from torch import Tensor, nn
 
 from mmdysample.errors import InvalidType, InvalidValue, UserError
+from mmdysample.hosts import check_channels
 
 
 class DepthHead(BaseDecodeHead):
@@ -59,6 +60,7 @@ class DepthHead(BaseDecodeHead):
             **kwargs,
         )
         del self.conv_seg  # the layer that classifies pixels
+        self.takes_all = in_index is None
         self.min_depth = float(min_depth)
         self.max_depth = float(max_depth)
 
@@ -67,6 +69,12 @@ class DepthHead(BaseDecodeHead):
             f"min_depth={self.min_depth}, max_depth={self.max_depth}, "
             f"align_corners={self.align_corners}"
         )
+
+    def _transform_inputs(self, inputs: Sequence[Tensor]) -> list[Tensor]:
+        """The maps that are taken; InvalidValue unless they have ``in_channels`` channels."""
+        taken = list(inputs) if self.takes_all else super()._transform_inputs(inputs)
+        check_channels(type(self).__name__, taken, self.in_channels)
+        return taken
 
     def loss_by_feat(self, depth: Tensor, batch_data_samples: Sequence) -> dict[str, Tensor]:
         """The losses of a prediction, (B, 1, h, w) in meters, at the size of the ground truth.

@@ -106,6 +106,7 @@ class DepthErrorMetric(BaseMetric):
         self.depth_scale_factor = depth_scale_factor
         self.output_dir = output_dir
         self.format_only = format_only
+        self._written: dict[str, str] = {}
         if output_dir:
             os.makedirs(output_dir, exist_ok=True)
 
@@ -144,10 +145,9 @@ class DepthErrorMetric(BaseMetric):
         return depth_errors(pred[valid], truth[valid]).tolist()
 
     def _write(self, pred: Tensor, path: str) -> None:
-        name = f"{_stem(path)}.png"
-        _check_names_differ([*(each for each, _ in self.results), path])
+        _check_names_differ([path], self._written)
         depth = (pred.double() * self.depth_scale_factor).round().cpu().numpy().astype(np.uint16)
-        file = os.path.join(self.output_dir, name)
+        file = os.path.join(self.output_dir, f"{_stem(path)}.png")
         if not cv2.imwrite(file, depth):
             raise OSError(f"the depth map {file} could not be written")
 
@@ -155,7 +155,7 @@ class DepthErrorMetric(BaseMetric):
         """The mean of each number over the images with valid depth; a table goes to the log."""
         logger = MMLogger.get_current_instance()
         if self.output_dir:
-            _check_names_differ([path for path, _ in results])
+            _check_names_differ([path for path, _ in results], {})  # those of all processes
             logger.info(f"{len(results)} depth maps are written to {self.output_dir}")
         if self.format_only:
             return {}
@@ -251,11 +251,13 @@ def _stem(path: str) -> str:
     return os.path.splitext(os.path.basename(path))[0]
 
 
-def _check_names_differ(paths: Sequence[str]) -> None:
-    """Raise ValueError if two images have one name in different directories."""
-    first: dict[str, str] = {}
+def _check_names_differ(paths: Sequence[str], seen: dict[str, str]) -> None:
+    """Raise ValueError if two images have one name in different directories.
+
+    ``seen`` holds the path of each name, and gets those of ``paths``.
+    """
     for path in paths:
-        other = first.setdefault(_stem(path), path)
+        other = seen.setdefault(_stem(path), path)
         if other != path:
             raise InvalidValue(
                 f"the depth maps of {other} and {path} would both be written to {_stem(path)}.png: "

@@ -181,10 +181,16 @@ def test_another_size_is_interpolated():
 
 
 def test_user_errors():
-    with pytest.raises(ValueError, match=r"in_channels must be 5 numbers, got \[8, 16\]"):
+    with pytest.raises(ValueError, match=r"in_channels .*must be 5 integers.*got \[8, 16\]"):
         BTSHead([8, 16])
-    with pytest.raises(ValueError, match="channels must be a multiple of 16, got 24"):
+    with pytest.raises(TypeError, match=r"in_channels of BTSHead must be 5 integers, got 64"):
+        BTSHead(64)
+    with pytest.raises(ValueError, match=r"in_index .*must be 5 integers.*got \[0, 1\]"):
+        make(in_index=[0, 1])
+    with pytest.raises(ValueError, match="channels of BTSHead must be a multiple of 16, got 24"):
         make(channels=24)
+    with pytest.raises(TypeError, match="channels of BTSHead must be a multiple of 16, got 'wide'"):
+        make(channels="wide")
     with pytest.raises(ValueError, match=r"got maps of \[8, 16, 24, 32, 8\] channels"):
         make()(make_maps(channels=[8, 16, 24, 32, 8]))
     maps = make_maps("even")

@@ -43,8 +43,9 @@ def test_bts_learns(tmp_path):
     config = CONFIGS / "bts_r18_dysample_shapes.py"
     scores = train(config, options, tmp_path)
     abs_rel, rmse = best_constant(tmp_path / "shapes" / "depth" / "validation")
+    # Measured: 0.28 and 1.33 m, of a constant 0.59 and 2.54 m.
     assert scores["abs_rel"] < 0.7 * abs_rel
-    assert scores["rmse"] < 0.8 * rmse
+    assert scores["rmse"] < 0.7 * rmse
 
     checkpoint = f"train/iter_{ITERATIONS}.pth"
     arguments = (checkpoint, "--work-dir", "test", "--cfg-options", *options)

@@ -140,8 +140,12 @@ def test_it_has_no_layer_for_classes_and_takes_the_levels_it_is_told():
     head = make(in_channels=[4, 8], in_index=[1, 3])
     assert list(head.parameters()) == []
     assert (head.num_classes, head.out_channels, head.in_index) == (1, 1, [1, 3])
-    assert make(in_channels=[4, 8]).in_index == [0, 1]
     head.init_weights()
+    assert make(in_channels=[4, 8]).in_index == [0, 1]
+    maps = [torch.ones(1, channels, 2, 2) for channels in (2, 4, 6, 1)]
+    assert make(in_index=[3])([*maps]) is maps[3]
+    with pytest.raises(ValueError, match=r"Given takes .*in_channels=\[2\], got .*\[2, 4, 6, 1\]"):
+        make(in_channels=[2])(maps)
 
 
 def test_user_errors():
