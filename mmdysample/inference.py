@@ -38,7 +38,7 @@ from mmdysample.engine.families import import_family
 from mmdysample.engine.images import check_image_file
 from mmdysample.engine.outputs import check_new
 from mmdysample.engine.weights import load_weights
-from mmdysample.errors import InvalidType, UserError
+from mmdysample.errors import InvalidType, InvalidValue, UserError
 from mmdysample.registry import did_you_mean
 
 
@@ -218,11 +218,12 @@ def _inferencer_class(
             super()._load_weights_to_model(model, checkpoint, cfg)
 
         def __call__(self, inputs, *args, out_dir="", **settings):
-            if takes_trimaps:
-                for path in _paths(inputs):
-                    check_image_file(path)
+            if not takes_trimaps:
+                inputs = _plain_paths(inputs)
+                _check_images(self._inputs_to_list(inputs), inputs)
             if out_dir:
                 named = {settings.get("img_out_dir", "vis"), settings.get("pred_out_dir", "pred")}
+                _check_out_directories(out_dir, named)
                 _check_keeps_input(inputs, out_dir, {"vis", "preds", "pred", *named})
             return super().__call__(inputs, *args, out_dir=out_dir, **settings)
 
@@ -244,6 +245,48 @@ def _classes_and_palette(meta: Any) -> dict:
         # mmseg would take those of Cityscapes, for another number of classes.
         colors = np.random.default_rng(0).integers(0, 256, (len(classes), 3))
     return dict(dataset_meta=dict(classes=tuple(classes), palette=colors.tolist()))
+
+
+def _plain_paths(inputs: Any) -> Any:
+    """Inputs with paths as texts, which upstream knows alone."""
+    if isinstance(inputs, (list, tuple)):
+        return [_plain_paths(each) for each in inputs]
+    return os.fspath(inputs) if isinstance(inputs, os.PathLike) else inputs
+
+
+def _check_images(images: list, inputs: Any) -> None:
+    """Raise UserError unless each of ``images`` can be read.
+
+    Args:
+        images: files, addresses and arrays, as upstream lists ``inputs``.
+        inputs: what the caller gave: one of these, a directory or a list.
+    """
+    if not images:
+        where = f"the directory {inputs}" if isinstance(inputs, str) else "the list of inputs"
+        raise InvalidValue(f"{where} has no image")
+    for image in images:
+        if isinstance(image, str):
+            if "://" not in image:
+                check_image_file(image)
+        elif not isinstance(image, np.ndarray):
+            raise InvalidType(
+                "an input must be the path of an image or of a directory of images, an array "
+                f"(H, W, 3) of uint8, BGR, or a list of images, got {image!r:.60}"
+            )
+        elif image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
+            raise InvalidValue(
+                "an image given as an array must be (H, W, 3), BGR, uint8 from 0 to 255, got "
+                f"{image.shape} of {image.dtype}"
+            )
+
+
+def _check_out_directories(out_dir: str | os.PathLike, names: set[str]) -> None:
+    """Raise UserError if ``out_dir`` or one of ``out_dir/NAME`` is no place for a directory."""
+    for directory in [Path(out_dir), *(Path(out_dir, name) for name in sorted(names))]:
+        # the part of the path that exists
+        place = next(each for each in (directory, *directory.absolute().parents) if each.exists())
+        if not place.is_dir():
+            raise UserError(f"out_dir={str(out_dir)!r}: {place} is not a directory")
 
 
 def _check_keeps_input(inputs: Any, out_dir: str, names: set[str]) -> None:

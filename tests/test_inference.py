@@ -146,6 +146,60 @@ def test_input_images_are_not_replaced_through_links_in_the_output(opened, image
         inferencer(str(images), out_dir=str(out))
 
 
+WHOLE = np.zeros((96, 128, 3), np.uint8)
+
+
+@pytest.mark.parametrize(
+    ("inputs", "says"),
+    [
+        ("nowhere.png", r"the image nowhere\.png cannot be read: no such file"),
+        (Path("nowhere.png"), r"the image nowhere\.png cannot be read: no such file"),
+        ("empty.png", r"the image empty\.png cannot be read: the file is empty"),
+        (["images/a.png", "cut.png"], r"the image cut\.png cannot be read: its end is missing"),
+        ("images", r"the image images/b\.png cannot be read"),
+        ("void", "the directory void has no image"),
+        ([], "the list of inputs has no image"),
+        (["images"], "the image images cannot be read: is a directory"),
+        (None, "an input must be the path of an image or of a directory.* got None"),
+        ([WHOLE, 3], "an input must be the path of an image .* got 3"),
+        ([[WHOLE]], r"an input must be the path of an image .* got \[array"),
+        (WHOLE / 255, r"uint8 from 0 to 255, got \(96, 128, 3\) of float64"),
+        (WHOLE[..., :2], r"must be \(H, W, 3\), .* got \(96, 128, 2\) of uint8"),
+        (WHOLE[..., 0], r"must be \(H, W, 3\), .* got \(96, 128\) of uint8"),
+        (WHOLE[:0], r"must be \(H, W, 3\), .* got \(0, 128, 3\) of uint8"),
+    ],
+)
+def test_what_is_no_image_gets_a_sentence(opened, images, monkeypatch, inputs, says):
+    monkeypatch.chdir(images.parent)
+    Path("empty.png").touch()
+    Path("cut.png").write_bytes(Path("images/a.png").read_bytes()[:-8])
+    Path("void").mkdir()
+    Path("images/b.png").write_bytes(b"no image")
+    with pytest.raises(UserError, match=says):
+        opened[2](inputs, out_dir="out")
+    assert not Path("out").exists()
+
+
+@pytest.mark.parametrize(
+    ("out", "taken"), [("out", "out"), ("out", "out/vis"), ("out/inner", "out")]
+)
+def test_an_output_directory_that_is_a_file(opened, images, monkeypatch, out, taken):
+    monkeypatch.chdir(images.parent)
+    Path(taken).parent.mkdir(exist_ok=True)
+    Path(taken).write_text("kept")
+    with pytest.raises(UserError, match=rf"out_dir='{out}': .*{taken} is not a directory"):
+        opened[2]("images/a.png", out_dir=out)
+    assert Path(taken).read_text() == "kept"
+
+
+def test_paths_need_not_be_texts(opened, images):
+    _, _, inferencer = opened
+    found = [inferencer(each) for each in (images / "a.png", [images / "a.png"])]
+    array = np.ascontiguousarray(np.asarray(Image.open(images / "a.png"))[..., ::-1])
+    found.append(inferencer(array))
+    assert len({str(each["predictions"]) for each in found}) == 1
+
+
 UPSTREAM = """
 import sys
 from mmdet.apis import DetInferencer

@@ -17,6 +17,7 @@ from mmseg.apis import MMSegInferencer
 from mmseg.structures import SegDataSample
 from torch import nn
 
+from mmdysample.engine.images import check_image_file
 from mmdysample.errors import InvalidType, InvalidValue
 from mmdysample.mmseg.matting.loading import check_size, check_trimap, read_color, read_gray
 from mmdysample.mmseg.matting.visualizer import MattingLocalVisualizer
@@ -141,10 +142,10 @@ def _read(pair: Any) -> dict:
         )
     image, trimap = pair
     sample: dict[str, Any] = {}
-    if isinstance(image, _PATH):
-        sample["img_path"] = os.fspath(image)
-    if isinstance(trimap, _PATH):
-        sample["trimap_path"] = os.fspath(trimap)
+    for path, key, kind in ((image, "img_path", "image"), (trimap, "trimap_path", "trimap")):
+        if isinstance(path, _PATH):
+            sample[key] = os.fspath(path)
+            check_image_file(sample[key], kind)
     sample["img"] = _array(image, "image", 3) if "img_path" not in sample else read_color(image)
     sample["trimap"] = (
         read_gray(trimap, "trimap") if "trimap_path" in sample else _array(trimap, "trimap", 2)
