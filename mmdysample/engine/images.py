@@ -1,4 +1,5 @@
-"""Image and label map files, checked by their first and last bytes before they are decoded.
+"""Image and label map files, checked by their first and last bytes before they are decoded, and
+written whole or not at all.
 
 Decoders draw the missing rest of a truncated image in gray, take as much memory as a file's header
 asks for, and say neither which file they failed at nor why. Labels of 16 bits are read modulo 256.
@@ -17,7 +18,8 @@ from PIL import Image
 from PIL.JpegImagePlugin import JpegImageFile
 
 from mmdysample.coco import MAX_PIXELS
-from mmdysample.errors import UserError
+from mmdysample.engine.atomic import replacing
+from mmdysample.errors import InvalidValue, UserError
 
 _END_OF_JPEG, _END_OF_PNG = b"\xff\xd9", b"IEND"
 
@@ -104,6 +106,30 @@ def check_image_file(path: str, kind: str = "image", labels: bool = False) -> No
             f"the label map {path} has labels of more than 8 bits outside of 0 to 255: a label map "
             "is an image of one channel with labels from 0 to 255"
         )
+
+
+def write_image(path: str | os.PathLike, pixels: np.ndarray) -> None:
+    """Write an image file atomically, in the format that its name ends in.
+
+    Args:
+        path: the file; an earlier one is replaced.
+        pixels: (H, W) or (H, W, 3), BGR, uint8 or for PNG uint16.
+
+    Raises:
+        InvalidValue: OpenCV cannot encode the pixels in this format.
+        OSError: the file cannot be written.
+    """
+    try:
+        encoded, content = cv2.imencode(Path(path).suffix, pixels)
+    except cv2.error:
+        encoded = False
+    if not encoded:
+        raise InvalidValue(
+            f"an array {pixels.shape} of {pixels.dtype} cannot be written to {path} in the format "
+            "of its name"
+        )
+    with replacing(path) as draft:
+        draft.write_bytes(content.tobytes())
 
 
 def _read(path: str, kind: str) -> bytes:

@@ -16,8 +16,8 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from mmdysample.engine.images import CheckImageFile, CheckImageSize
-from mmdysample.errors import UserError
+from mmdysample.engine.images import CheckImageFile, CheckImageSize, write_image
+from mmdysample.errors import InvalidValue, UserError
 
 NOISE = np.random.default_rng(0).integers(0, 256, (20, 30, 3), dtype=np.uint8)
 
@@ -166,3 +166,22 @@ def test_size():
         assert str(caught.value) == says
     with pytest.raises(UserError, match=r"is 6x4 .*, but 4x6 in x.json \(is it turned by its EXIF"):
         compare(sized(4, 6, (6, 4)))
+
+
+@pytest.mark.parametrize(
+    ("name", "dtype"), [("a.png", np.uint8), ("a.png", np.uint16), ("b.jpg", np.uint8)]
+)
+def test_an_image_is_written_and_read_again(name, dtype, tmp_path):
+    pixels = np.full((16, 24), np.iinfo(dtype).max // 3, dtype)
+    (tmp_path / name).write_text("an earlier file")
+    write_image(tmp_path / name, pixels)
+    assert np.array_equal(cv2.imread(str(tmp_path / name), cv2.IMREAD_UNCHANGED), pixels)
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
+@pytest.mark.parametrize("name", ["a", "a.docx", "a.png"])
+def test_an_image_in_no_format_is_not_written(name, tmp_path):
+    pixels = np.zeros((3, 4, 2 if name == "a.png" else 3), np.uint8)
+    with pytest.raises(InvalidValue, match=rf"cannot be written to .*{name} in the format"):
+        write_image(tmp_path / name, pixels)
+    assert not list(tmp_path.iterdir())

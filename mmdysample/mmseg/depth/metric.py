@@ -6,7 +6,6 @@ import math
 import os
 from collections.abc import Mapping, Sequence
 
-import cv2
 import numpy as np
 import torch
 from mmengine.evaluator import BaseMetric
@@ -15,6 +14,7 @@ from mmseg.registry import METRICS
 from prettytable import PrettyTable
 from torch import Tensor
 
+from mmdysample.engine.images import write_image
 from mmdysample.errors import InvalidType, InvalidValue
 
 NAMES = ("d1", "d2", "d3", "abs_rel", "sq_rel", "rmse", "rmse_log", "log10", "silog")
@@ -148,8 +148,7 @@ class DepthErrorMetric(BaseMetric):
         _check_names_differ([path], self._written)
         depth = (pred.double() * self.depth_scale_factor).round().cpu().numpy().astype(np.uint16)
         file = os.path.join(self.output_dir, f"{_stem(path)}.png")
-        if not cv2.imwrite(file, depth):
-            raise OSError(f"the depth map {file} could not be written")
+        write_image(file, depth)
 
     def compute_metrics(self, results: list) -> dict[str, float]:
         """The mean of each number over the images with valid depth; a table goes to the log."""

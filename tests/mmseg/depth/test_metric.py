@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import resource
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ import torch
 from mmengine.logging import MMLogger
 from mmseg.evaluation import DepthMetric
 
+from mmdysample.engine.errors import sentence_of
 from mmdysample.errors import InvalidType, InvalidValue
 from mmdysample.mmseg.depth import DepthErrorMetric
 from mmdysample.mmseg.depth.metric import NAMES, depth_errors, nyu_crop
@@ -203,9 +205,15 @@ def test_two_images_of_one_name_are_not_written_over_each_other(tmp_path):
 
 def test_a_file_that_cannot_be_written(tmp_path):
     metric = DepthErrorMetric(output_dir=str(tmp_path / "out"))
-    (tmp_path / "out").rmdir()
-    with pytest.raises(OSError, match=r"out/a_1.png could not be written"):
-        metric.process({}, [sample(torch.ones(2, 3), torch.ones(2, 3))])
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (50, hard))
+    try:
+        with pytest.raises(OSError, match=r"out/a_1\.png") as caught:
+            metric.process({}, [sample(torch.rand(9, 9), torch.ones(9, 9))])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert sentence_of(caught.value) == f"no space left to write {tmp_path}/out/a_1.png"
+    assert not list((tmp_path / "out").iterdir())
 
 
 def test_samples_that_cannot_be_compared():

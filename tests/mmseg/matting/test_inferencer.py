@@ -96,7 +96,15 @@ BAD = {
     "three": (lambda root, image, trimap: [(image, trimap, image)], "each input must be a pair"),
     "no-trimap-file": (
         lambda root, image, trimap: (image, str(root / "none.png")),
-        "cannot be read: no such",
+        r"the trimap .*none\.png cannot be read: no such",
+    ),
+    "no-image-file": (
+        lambda root, image, trimap: (root / "none.png", trimap),
+        r"the image .*none\.png cannot be read: no such",
+    ),
+    "directory": (
+        lambda root, image, trimap: str(root),
+        "takes a pair of an image and its trimap, or a list of such pairs, got '",
     ),
     "no-trimap": (lambda root, image, trimap: (image, None), "trimap must be a path or an array"),
     "trimap-of-another-size": (
@@ -144,8 +152,11 @@ def test_the_second_of_two_pairs_is_looked_at_first(place, inferencer, tmp_path)
 def test_a_truncated_image(place, inferencer, tmp_path):
     image, trimap = pair(place, 0)
     (tmp_path / "cut.png").write_bytes(Path(image).read_bytes()[:-30])
-    with pytest.raises(UserError, match=r"cut\.png cannot be read: its end is missing"):
+    with pytest.raises(UserError, match=r"image .*cut\.png cannot be read: its end is missing"):
         inferencer((str(tmp_path / "cut.png"), trimap))
+    (tmp_path / "cut.png").write_bytes(Path(trimap).read_bytes()[:-30])
+    with pytest.raises(UserError, match=r"trimap .*cut\.png cannot be read: its end is missing"):
+        inferencer((image, str(tmp_path / "cut.png")))
 
 
 def test_predictions_do_not_replace_inputs(place, inferencer, tmp_path):
