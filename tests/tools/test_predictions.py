@@ -173,6 +173,12 @@ def test_mattes_are_drawn_in_gray_and_composed_over_a_plain_color(image):
     plt.close(figure)
 
 
+def test_mattes_are_over_the_color_of_the_drawings():
+    from mmdysample.mmseg.matting.visualizer import GREEN
+
+    assert tuple(255 * value for value in tool.PLAIN) == pytest.approx(GREEN)
+
+
 def test_a_sheet_has_a_row_an_image_and_a_column_a_model(image):
     sample = segmented(
         image,

@@ -38,7 +38,7 @@ from mmdysample.inference import check_figure_path, load_model, predict, read_im
 
 Color = tuple[float, float, float]
 UNLABELLED = (0.0, 0.0, 0.0)
-PLAIN = (0.35, 0.55, 0.95)
+PLAIN = (0.0, 177 / 255, 64 / 255)  # that of MattingLocalVisualizer
 """What mattes are composed over."""
 DEPTH_COLORS = "magma_r"
 UNKNOWN_DEPTH = "0.5"

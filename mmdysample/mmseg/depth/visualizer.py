@@ -2,22 +2,35 @@
 
 from __future__ import annotations
 
+import math
+
 import cv2
 import mmcv
 import numpy as np
 import torch
+from matplotlib.ticker import MaxNLocator
 from mmengine.dist import master_only
 from mmengine.structures import PixelData
 from mmseg.registry import VISUALIZERS
 from mmseg.structures import SegDataSample
 from mmseg.visualization import SegLocalVisualizer
 
+from mmdysample.mmseg.panels import (
+    BLACK,
+    WHITE,
+    enlarge,
+    lay_out,
+    text_height,
+    text_width,
+    write_text,
+)
+
 # near is bright, as in the papers' figures
 COLORMAP = cv2.COLORMAP_MAGMA
 UNKNOWN = (128, 128, 128)
-SCALE_WIDTH = 76
-_BAR_WIDTH, _GAP = 10, 4
-_FONT, _TEXT_HEIGHT = cv2.FONT_HERSHEY_SIMPLEX, 10
+CAPTIONS = dict(gt_depth_map="true depth", pred_depth_map="predicted depth")
+LEAST_SCALE = 120
+"""Pixels: the scale of a lower image is higher than that."""
 
 
 @VISUALIZERS.register_module()
@@ -27,7 +40,8 @@ class DepthLocalVisualizer(SegLocalVisualizer):
     From left to right: the image, the true depth if there is one, the predicted depth, the scale.
     Both depths have one scale, from the least to the greatest true depth of the image, else the
     predicted one; what lies outside of it has the color of its end. Near is bright; pixels whose
-    true depth is not known are gray. Samples without depth are drawn as mmseg does.
+    true depth is not known are gray. Small images are enlarged. Samples without depth are drawn as
+    mmseg does.
     """
 
     @master_only
@@ -47,7 +61,7 @@ class DepthLocalVisualizer(SegLocalVisualizer):
         """Draw the depth of a sample beside its image (H, W, 3), uint8, RGB."""
         wanted = (("gt_depth_map", draw_gt), ("pred_depth_map", draw_pred))
         keys = [key for key, draw in wanted if draw and data_sample is not None]
-        maps = [_depth(data_sample.get(key)) for key in keys if key in data_sample]
+        maps = {CAPTIONS[key]: _depth(data_sample.get(key)) for key in keys if key in data_sample}
         if not maps:
             options = (draw_gt, draw_pred, show, wait_time, out_file, step, with_labels)
             super().add_datasample(name, image, data_sample, *options)
@@ -62,25 +76,26 @@ class DepthLocalVisualizer(SegLocalVisualizer):
             self.add_image(name, drawn, step)
 
 
-def draw_depths(image: np.ndarray, maps: list[np.ndarray]) -> np.ndarray:
+def draw_depths(image: np.ndarray, maps: dict[str, np.ndarray]) -> np.ndarray:
     """An image, depth maps of it in color, and their scale, side by side.
 
     Args:
         image: (H, W, 3), uint8, RGB.
-        maps: each (h, w) in meters, drawn in the size of the image; not known where it is not above
-            0 or not finite. The first with a known pixel gives the scale.
+        maps: by their captions, each (h, w) in meters, drawn in the size of the image; not known
+            where it is not above 0 or not finite. The first with a known pixel gives the scale.
 
     Returns:
-        (H, W * (1 + len(maps)) + SCALE_WIDTH, 3), uint8, RGB.
+        The drawing as `lay_out` makes it, uint8, RGB.
     """
     height, width = image.shape[:2]
-    near, far = _range(maps)
-    parts = [image]
-    for depth in maps:
+    near, far = _range(list(maps.values()))
+    panels = [("image", enlarge(image))]
+    for caption, depth in maps.items():
         if depth.shape != (height, width):
             depth = cv2.resize(depth, (width, height), interpolation=cv2.INTER_NEAREST)
-        parts.append(color_depth(depth, near, far))
-    return np.concatenate([*parts, draw_scale(height, near, far)], axis=1)
+        panels.append((caption, enlarge(color_depth(depth, near, far))))
+    scale = draw_scale(max(panels[0][1].shape[0], LEAST_SCALE), near, far)
+    return lay_out([*panels, ("meters", scale)])
 
 
 def color_depth(depth: np.ndarray, near: float, far: float) -> np.ndarray:
@@ -94,18 +109,30 @@ def color_depth(depth: np.ndarray, near: float, far: float) -> np.ndarray:
 
 
 def draw_scale(height: int, near: float, far: float) -> np.ndarray:
-    """The scale (height, SCALE_WIDTH, 3) with meters beside it, uint8, RGB; far is at the top."""
-    scale = np.full((height, SCALE_WIDTH, 3), 255, np.uint8)
+    """A bar of colors with meters beside it, (height, w, 3), uint8, RGB; far is at the top."""
+    line = text_height(height)
+    ticks = round_numbers(near, far, max(2, min(6, int(height // (3 * line)))))
+    bar_width, gap = round(line), round(line / 2)
+    width = bar_width + gap + max(text_width(text, height) for _, text in ticks)
+    scale = np.full((height, width, 3), WHITE, np.uint8)
     rows = np.linspace(far, near, height)
-    bar = color_depth(np.repeat(rows[:, None], _BAR_WIDTH, axis=1), near, far)
-    scale[:, _GAP : _GAP + _BAR_WIDTH] = bar
-    count = max(2, min(6, height // (3 * _TEXT_HEIGHT)))
-    for row in np.linspace(0, height - 1, count).round().astype(int):
-        baseline = int(np.clip(row + _TEXT_HEIGHT // 2, _TEXT_HEIGHT, max(height - 2, 0)))
-        text = f"{rows[row]:.2f} m"
-        place = (2 * _GAP + _BAR_WIDTH, baseline)
-        cv2.putText(scale, text, place, _FONT, 0.36, (0, 0, 0), 1, cv2.LINE_AA)
+    scale[:, :bar_width] = color_depth(np.repeat(rows[:, None], bar_width, axis=1), near, far)
+    for value, text in ticks:
+        row = round((far - value) / (far - near) * (height - 1))
+        scale[row, bar_width : bar_width + gap // 2] = BLACK
+        half = round(line / 2)
+        write_text(scale, text, bar_width + gap, min(max(row, half), height - 1 - half), height)
     return scale
+
+
+def round_numbers(low: float, high: float, most: int) -> list[tuple[float, str]]:
+    """Up to ``most + 1`` multiples of 1, 2 or 5 times a power of 10 in a range, and their texts."""
+    found = MaxNLocator(nbins=most, steps=(1, 2, 5, 10)).tick_values(low, high)
+    step = found[1] - found[0]
+    digits = max(0, -math.floor(math.log10(step * 1.001)))
+    slack = step * 1e-6  # ticks are sums of floating point numbers
+    inside = [value for value in found if low - slack <= value <= high + slack]
+    return [(min(max(value, low), high), f"{value:.{digits}f}") for value in inside or [low]]
 
 
 def _range(maps: list[np.ndarray]) -> tuple[float, float]:

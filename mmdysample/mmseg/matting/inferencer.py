@@ -79,7 +79,7 @@ class MattingInferencer(MMSegInferencer):
         opacity: float = 0.8,
         with_labels: bool | None = True,
     ) -> list[np.ndarray] | None:
-        """Drawings (H, W * n, 3), RGB, of the predictions; opacity and labels have no meaning."""
+        """Drawings, RGB, of the predictions; opacity and labels have no meaning."""
         if not (return_vis or show or img_out_dir):
             return None
         if not isinstance(self.visualizer, MattingLocalVisualizer):

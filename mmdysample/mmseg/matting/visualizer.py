@@ -15,9 +15,11 @@ from mmseg.visualization import SegLocalVisualizer
 from mmdysample.errors import InvalidValue
 from mmdysample.mmseg.matting.compositing import composite
 from mmdysample.mmseg.matting.loading import check_size
+from mmdysample.mmseg.panels import enlarge, lay_out
 
 GREEN = (0, 177, 64)
 """Of a screen to film in front of, RGB."""
+CAPTIONS = dict(trimap="trimap", gt_alpha="true alpha", pred_alpha="predicted alpha")
 
 
 @VISUALIZERS.register_module()
@@ -26,8 +28,8 @@ class MattingLocalVisualizer(SegLocalVisualizer):
 
     From left to right: the image, its trimap, the true alpha if there is one, the predicted alpha,
     and the image in front of a plain color by it. The foreground's own colors are not estimated, so
-    that half transparent pixels keep some of the old background. Samples without any of these are
-    drawn as mmseg does.
+    that half transparent pixels keep some of the old background. Small images are enlarged. Samples
+    without any of these are drawn as mmseg does.
 
     Args:
         plain_color: RGB, 0 to 255.
@@ -86,7 +88,7 @@ class MattingLocalVisualizer(SegLocalVisualizer):
         draw_gt: bool = True,
         draw_pred: bool = True,
     ) -> np.ndarray | None:
-        """The drawing (H, W * n, 3), uint8, RGB; None for a sample without trimap and alphas.
+        """The drawing, uint8, RGB; None for a sample without trimap and alphas.
 
         Arguments and errors as for `add_datasample`.
         """
@@ -107,16 +109,16 @@ def draw_mattes(
         plain_color: RGB, 0 to 255.
 
     Returns:
-        (H, W * n, 3), uint8, RGB, n = 1 + len(maps), and 1 more with a predicted alpha.
+        The drawing as `lay_out` makes it, uint8, RGB.
     """
-    parts = [image]
+    panels = [("image", image)]
     for key, values in maps.items():
         check_size(values, f"{key} of the sample", image.shape, "the image to draw on")
-        parts.append(np.repeat(values[..., None], 3, axis=2))
+        panels.append((CAPTIONS[key], np.repeat(values[..., None], 3, axis=2)))
     if "pred_alpha" in maps:
         plain = np.full_like(image, plain_color)
-        parts.append(composite(image, plain, maps["pred_alpha"]))
-    return np.concatenate(parts, axis=1)
+        panels.append(("on a plain color", composite(image, plain, maps["pred_alpha"])))
+    return lay_out([(caption, enlarge(drawn)) for caption, drawn in panels])
 
 
 def _map(sample: SegDataSample, key: str) -> np.ndarray:

@@ -15,12 +15,13 @@ from mmseg.structures import SegDataSample
 
 from mmdysample.mmseg.depth import DepthLocalVisualizer
 from mmdysample.mmseg.depth.visualizer import (
-    SCALE_WIDTH,
     UNKNOWN,
     color_depth,
     draw_depths,
     draw_scale,
+    round_numbers,
 )
+from tests.panels import count, panel
 
 
 def magma(position: float) -> np.ndarray:
@@ -45,35 +46,59 @@ def test_near_is_bright_and_the_unknown_gray():
 
 def test_the_scale_runs_from_far_at_the_top_to_near():
     scale = draw_scale(200, 1.0, 5.0)
-    assert scale.shape == (200, SCALE_WIDTH, 3)
+    assert scale.shape[0] == 200 and scale.shape[1] < 60
     for row, position in ((0, 0), (199, 1), (100, 0.5)):
-        assert abs(scale[row, 8] - magma(position)).max() < 6
-    dark = (scale[:, 20:].min(axis=2) < 100).any(axis=1)
-    assert dark[:15].any() and dark[-15:].any()  # numbers at both ends
+        assert abs(scale[row, 5] - magma(position)).max() < 6
+    for row, meters in zip((0, 50, 100, 149, 199), (5, 4, 3, 2, 1), strict=True):
+        assert not scale[row, 11].any(), meters  # a tick
+    dark = (scale[:, 16:].min(axis=2) < 100).any(axis=1)
+    assert dark[:12].any() and not dark[14:40].any() and dark[-12:].any()  # numbers
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "most", "texts"),
+    [
+        (5.45, 10.0, 6, "6 7 8 9 10"),
+        (0.7, 10.0, 6, "2 4 6 8 10"),
+        (0.3, 1.1, 5, "0.4 0.6 0.8 1.0"),
+        (1.0, 5.0, 6, "1 2 3 4 5"),
+        (12.0, 95.0, 6, "20 40 60 80"),
+        (0.0, 1.0, 2, "0.0 0.5 1.0"),
+        (2.5, 2.5025, 3, "2.500 2.501 2.502"),
+    ],
+)
+def test_numbers_beside_the_scale_are_round(low, high, most, texts):
+    found = round_numbers(low, high, most)
+    assert " ".join(text for _, text in found) == texts
+    assert [value for value, _ in found] == pytest.approx([float(text) for text in texts.split()])
+    assert all(low <= value <= high for value, _ in found)
 
 
 def test_one_scale_for_both_depths():
     image = np.zeros((8, 10, 3), np.uint8)
     truth, pred = np.full((8, 10), 2.0), np.full((8, 10), 3.0)
     truth[0, 0], truth[0, 1] = 4.0, 0.0
-    drawn = draw_depths(image, [truth, pred])
-    assert drawn.shape == (8, 30 + SCALE_WIDTH, 3)
-    assert not drawn[:, :10].any()
-    assert tuple(drawn[0, 11]) == UNKNOWN
-    assert abs(drawn[0, 10] - magma(0)).max() < 4 and abs(drawn[4, 12] - magma(1)).max() < 4
-    assert abs(drawn[4, 25] - magma(0.5)).max() < 4
+    drawn = draw_depths(image, dict(true=truth, predicted=pred))
+    left, middle, right = (panel(drawn, number, 8, 10) for number in range(3))
+    assert 3 < count(drawn, 10, 8) < 3.5  # the scale is narrower
+    assert not left.any()
+    assert tuple(middle[0, 1]) == UNKNOWN
+    assert abs(middle[0, 0] - magma(0)).max() < 4 and abs(middle[4, 2] - magma(1)).max() < 4
+    assert abs(right[4, 5] - magma(0.5)).max() < 4
 
 
 @pytest.mark.parametrize("depth", [0.0, np.nan, 2.5])
 @pytest.mark.parametrize("height", [1, 7, 600])
 def test_maps_of_one_depth_or_none(depth, height):
-    drawn = draw_depths(np.zeros((height, 4, 3), np.uint8), [np.full((height, 4), depth)])
-    assert drawn.shape == (height, 8 + SCALE_WIDTH, 3)
+    maps = dict(depth=np.full((height, 4), depth))
+    drawn = draw_depths(np.zeros((height, 4, 3), np.uint8), maps)
+    assert drawn.shape[0] > max(height, 120)
 
 
 def test_a_map_of_another_size():
-    drawn = draw_depths(np.zeros((8, 10, 3), np.uint8), [np.array([[1.0, 2.0]])])
-    assert abs(drawn[0, 10] - magma(1)).max() < 4 and abs(drawn[7, 19] - magma(0)).max() < 4
+    drawn = draw_depths(np.zeros((8, 10, 3), np.uint8), dict(a=np.array([[1.0, 2.0]])))
+    depth = panel(drawn, 1, 8, 10)
+    assert abs(depth[0, 0] - magma(1)).max() < 4 and abs(depth[7, 9] - magma(0)).max() < 4
 
 
 def sample() -> SegDataSample:
@@ -95,8 +120,8 @@ def test_what_is_drawn(tmp_path):
             "a", image, sample(), draw_gt=gt, draw_pred=pred, out_file=str(file)
         )
         drawn = cv2.imread(str(file))[..., ::-1]
-        assert drawn.shape == (20, 30 * (1 + maps) + SCALE_WIDTH, 3)
-        assert tuple(drawn[5, 5]) == (200, 10, 10)
+        assert 1 + maps < count(drawn, 30, 20) < 1.4 + maps
+        assert (panel(drawn, 0, 20, 30) == (200, 10, 10)).all()
         assert visualizer.get_image().shape == drawn.shape  # rendered by matplotlib
 
 

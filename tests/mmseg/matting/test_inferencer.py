@@ -21,6 +21,7 @@ from tests.mmseg.matting.toy import (
     write,
     write_config,
 )
+from tests.panels import count, panel
 
 
 @pytest.fixture(scope="module")
@@ -79,8 +80,8 @@ def test_written_and_drawn(place, inferencer, tmp_path):
     written = pixels(str(tmp_path / "out/pred/000.png"))
     assert np.array_equal(written, results["predictions"][0])
     drawn = pixels(str(tmp_path / "out/vis/000.png"))
-    assert drawn.shape == (HEIGHT, 4 * WIDTH, 3)  # there is no true alpha
-    assert np.array_equal(drawn[:, :WIDTH], pixels(image))
+    assert count(drawn, WIDTH, HEIGHT) == 4  # there is no true alpha
+    assert np.array_equal(panel(drawn, 0, HEIGHT, WIDTH), pixels(image))
     assert np.array_equal(drawn[..., ::-1], results["visualization"][0])
 
 

@@ -24,6 +24,7 @@ from tests.mmseg.matting.toy import (
     write,
     write_config,
 )
+from tests.panels import count, panel
 from tests.reference import matting_metrics as reference
 
 
@@ -69,14 +70,14 @@ def test_written_and_drawn(tmp_path):
         assert np.abs(written.astype(int) - trimap).max() <= 1
         maps.append((written, alpha, trimap))
         drawn = read(tmp_path / "drawn" / name)
-        assert drawn.shape == (HEIGHT, 5 * WIDTH, 3)
-        assert np.array_equal(drawn[:, :WIDTH], image)
+        assert count(drawn, WIDTH, HEIGHT) == 5
+        parts = [panel(drawn, place, HEIGHT, WIDTH) for place in range(5)]
+        assert np.array_equal(parts[0], image)
         for place, values in enumerate((trimap, alpha, written), 1):
-            part = drawn[:, place * WIDTH : (place + 1) * WIDTH]
-            assert np.array_equal(part, np.repeat(values[..., None], 3, axis=2))
+            assert np.array_equal(parts[place], np.repeat(values[..., None], 3, axis=2))
         weight = written[..., None] / 255
         plain = weight * image + (1 - weight) * np.array((64, 177, 0))  # BGR
-        assert np.abs(drawn[:, 4 * WIDTH :] - plain).max() <= 0.5 + 1e-9
+        assert np.abs(parts[4] - plain).max() <= 0.5 + 1e-9
     functions = dict(SAD=reference.sad, MSE=reference.mse, Grad=reference.grad, Conn=reference.conn)
     for name, function in functions.items():
         assert scores[name] == pytest.approx(np.mean([function(*each) for each in maps])), name

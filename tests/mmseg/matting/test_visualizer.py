@@ -13,6 +13,7 @@ from mmseg.structures import SegDataSample
 
 from mmdysample.errors import InvalidValue
 from mmdysample.mmseg.matting import MattingLocalVisualizer
+from tests.panels import count, panel
 
 KEYS = ("trimap", "gt_alpha", "pred_alpha")
 
@@ -43,7 +44,8 @@ def visualizer() -> MattingLocalVisualizer:
 def test_parts(keys, options, values, visualizer):
     image = np.full((6, 7, 3), 60, np.uint8)
     drawn = visualizer.draw_datasample(image, sample(*keys), **options)
-    parts = np.split(drawn, drawn.shape[1] // 7, axis=1)
+    assert count(drawn, 7, 6) == int(count(drawn, 7, 6))
+    parts = [panel(drawn, number, 6, 7) for number in range(int(count(drawn, 7, 6)))]
     assert np.array_equal(parts[0], image)
     for part, value in zip(parts[1:], values, strict=False):
         assert (part == value).all()
