@@ -17,11 +17,11 @@ import cv2
 import matplotlib.pyplot as plt
 from mmengine.config import Config
 from mmengine.registry import MODELS, DefaultScope
+from sheets.stages import Run, Stage
+from sheets.zoom import WHOLE, Window
 
 from mmdysample import FADE, SAPA, DySample, Nearest, Upsampler, build_upsampler
 from mmdysample.engine.errors import run_tool
-from mmdysample.engine.stages import Run, Stage
-from mmdysample.engine.zoom import WHOLE, Window
 from mmdysample.errors import UserError
 from mmdysample.ops import reassemble
 from tests.utils import randomize

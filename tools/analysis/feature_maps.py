@@ -26,15 +26,9 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from matplotlib.axes import Axes
-from torch import Tensor
-
-from mmdysample import Upsampler
-from mmdysample.engine.colors import direction_color, draw_wheel, stretch
-from mmdysample.engine.config import load_config
-from mmdysample.engine.errors import ArgumentParser, UserError, run_tool
-from mmdysample.engine.options import HELP, CfgOptions
-from mmdysample.engine.stages import Run, Stage, choose_stage, pixels_per_cell, run_stages
-from mmdysample.engine.zoom import (
+from sheets.colors import direction_color, draw_wheel, stretch
+from sheets.stages import Run, Stage, choose_stage, pixels_per_cell, run_stages
+from sheets.zoom import (
     WHOLE,
     Window,
     draw_frame,
@@ -42,6 +36,12 @@ from mmdysample.engine.zoom import (
     window_around,
     window_of_most,
 )
+from torch import Tensor
+
+from mmdysample import Upsampler
+from mmdysample.engine.config import load_config
+from mmdysample.engine.errors import ArgumentParser, UserError, run_tool
+from mmdysample.engine.options import HELP, CfgOptions
 from mmdysample.inference import check_figure_path, load_input, load_model
 
 COLUMNS = (

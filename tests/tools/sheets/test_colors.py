@@ -6,7 +6,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 
-from mmdysample.engine.colors import direction_color, draw_wheel, stretch
+from tools.analysis.sheets.colors import direction_color, draw_wheel, stretch
 
 
 def test_each_channel_has_its_own_range():
