@@ -71,9 +71,11 @@ def test_each_column_shows_its_map_without_padding():
     weights = stage.module.kernel(stage.x, stage.guide)[0].detach()
     # The window of SAPA is 5 x 5, its first weight is that of two rows and two columns before.
     top_left = weights[0, :10, :14]
-    expected = (top_left - top_left.min()) / (top_left.max() - top_left.min())
+    first, last = top_left.double().quantile(torch.tensor([0.01, 0.99]).double())
+    expected = ((top_left - first) / (last - first)).clamp(0, 1)
     assert np.allclose(kernel.colors, expected, atol=1e-6)
     low, high = top_left.min(), top_left.max()
+    assert low < first and high > last
     assert kernel.note == f"kernel, top left of 5x5: {low:.2g} to {high:.2g}"
 
 
@@ -123,12 +125,14 @@ def test_offsets_are_drawn_less_the_mean_of_their_sub_pixel():
     offset = stage.module.sampling_offset(stage.x)[0].detach().view(2, 2, 2, 2, 6, 8)
     moves = offset[:, 1, :, :, :5, :7]  # the second group varies more
     moves = moves - moves.mean(dim=(3, 4), keepdim=True)
-    length = moves.square().sum(dim=0).sqrt().max().item()
+    lengths = moves.square().sum(dim=0).sqrt()
+    length = lengths.double().quantile(0.99).item()
     panel = tool.make_row("", run, stage, None).panels[3]
-    assert panel.note == f"offset less its mean, group 1: up to {length:.2g}"
+    assert panel.note == f"offset less its mean, group 1: up to {lengths.max():.2g}"
+    assert length < lengths.max()
     assert panel.longest == pytest.approx(length, rel=1e-5)
     strength = 1 - panel.colors.min(axis=2)
-    expected = moves.square().sum(dim=0).sqrt().permute(2, 0, 3, 1).reshape(10, 14) / length
+    expected = (lengths / length).clamp(max=1).permute(2, 0, 3, 1).reshape(10, 14)
     assert np.allclose(strength, expected, atol=1e-5)
 
 

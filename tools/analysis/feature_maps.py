@@ -50,6 +50,9 @@ COLUMNS = (
 )
 CELL = 2.1
 """Width of a cell of the sheet, in inches."""
+TAIL = 1
+"""Percentage of the values of a computed map at either end that are drawn alike: at the border of
+the image single values are often far from all others."""
 
 
 class Panel(NamedTuple):
@@ -90,8 +93,8 @@ def index_panel(stage: Stage, values: np.ndarray, stride: float) -> Panel:
 
 
 def scalar_panel(values: np.ndarray, stride: float, what: str) -> Panel:
-    """From the least value, dark, to the largest, bright; the note tells both."""
-    colors = stretch(values[..., None])[..., 0]
+    """From the 1st percentile, dark, to the 99th, bright; the note tells the whole range."""
+    colors = stretch(values[..., None], TAIL)[..., 0]
     return Panel(colors, stride, f"{what}: {values.min():.2g} to {values.max():.2g}")
 
 
@@ -99,7 +102,7 @@ def offset_panel(stage: Stage, values: np.ndarray, stride: float) -> Panel:
     """Offsets less their mean, of the channel group where these vary most.
 
     The mean of each of a cell's sub-pixels over the image is taken away, since it only shifts the
-    map. Hue is the direction, saturation the length.
+    map. Hue is the direction, saturation the length, which is full from the 99th percentile on.
     """
     s = stage.module.scale_factor
     moves = values.reshape(*values.shape[:2], 2, -1).transpose(3, 0, 1, 2).copy()
@@ -109,7 +112,7 @@ def offset_panel(stage: Stage, values: np.ndarray, stride: float) -> Panel:
             part -= part.mean(axis=(1, 2), keepdims=True)
     group = int((moves**2).mean(axis=(1, 2, 3)).argmax())
     length = np.linalg.norm(moves[group], axis=-1)
-    longest = max(length.max(), 1e-9)
+    longest = max(np.percentile(length, 100 - TAIL), 1e-9)
     note = f"offset less its mean, group {group}: up to {length.max():.2g}"
     return Panel(direction_color(moves[group], length / longest), stride, note, longest)
 
