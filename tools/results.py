@@ -7,9 +7,10 @@
 Reads every training that tools/train.py left in WORK_DIR or below, beside those that were recorded
 before. One counts as a run if it is of a config of this project, with its settings, and was
 evaluated at its end; what is left out is reported with the reason. Of SegFormer the best evaluation
-by mIoU is shown, as the papers' authors report it, of the others the last. Of several runs of a
-config the mean and the standard deviation are shown. A difference in brackets is to the baseline:
-ours to ours, the paper's to the paper's.
+by mIoU is shown and of the matting network the best by SAD, as the papers' authors report them, of
+the others the last. Of several runs of a config the mean and the standard deviation are shown. A
+difference in brackets is to the baseline: ours to ours, the paper's to the paper's. Where an arrow
+points down, less is better.
 """
 
 from __future__ import annotations

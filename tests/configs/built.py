@@ -59,6 +59,15 @@ def host_of(model: nn.Module) -> nn.Module:
 
 
 def count_weights(module: nn.Module) -> int:
-    """Weights of the upsamplers inside, without biases and normalisation: as the papers count."""
+    """Weights of the upsamplers inside, without biases and normalization: as most tables count."""
+    return sum(p.numel() for p in parameters_of_upsamplers(module) if p.dim() > 1)
+
+
+def count_upsamplers(module: nn.Module) -> int:
+    """All parameters of the upsamplers inside."""
+    return sum(p.numel() for p in parameters_of_upsamplers(module))
+
+
+def parameters_of_upsamplers(module: nn.Module) -> list[nn.Parameter]:
     upsamplers = [m for m in module.modules() if isinstance(m, Upsampler)]
-    return sum(p.numel() for up in upsamplers for p in up.parameters() if p.dim() > 1)
+    return [p for upsampler in upsamplers for p in upsampler.parameters()]

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import re
 from collections.abc import Iterable
+from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -18,46 +20,85 @@ from mmengine.registry import MODELS, TRANSFORMS, DefaultScope
 from mmengine.structures import PixelData
 from mmseg.structures import SegDataSample
 
-from tests.configs.built import CONFIGS, build, build_backbone, count_weights, host_of, load
+from tests.configs.built import (
+    CONFIGS,
+    build,
+    build_backbone,
+    count_upsamplers,
+    count_weights,
+    host_of,
+    load,
+)
 from tools.model_zoo.configs import model_configs
 from tools.model_zoo.tables import TABLES, Table
 
-# Weights of a stage at 256 channels, as the papers count: no biases, no normalisation.
+# Weights of a stage of x channels, guided by y: no biases, no normalization. d = 64 (CARAFE, FADE)
+# or 32 (SAPA), K = 5, s = 2.
 STAGE_WEIGHTS = {
-    "nearest": 0,
-    "bilinear": 0,
-    # 2*g*s*s*C, or 2*g*C/(s*s) for -s; twice that for -plus
-    "dysample": 8192,
-    "dysample-plus": 16384,
-    "dysample-s": 1024,
-    "dysample-s-plus": 2048,
-    # from here on with d = 64 (CARAFE, FADE) or 32 (SAPA), K = 5
-    "deconv": 589_824,  # 9*C^2
-    "pixelshuffle": 2_359_296,  # 36*C^2
-    "carafe": 73_984,  # C*d + 36*K^2*d
-    "indexnet": 2_099_200,  # 32*C^2 + 8*C
-    "a2u": 9_728,  # 38*C
-    "fade": 47_424,  # 2*C*d + 9*K^2*d + C
-    "fade-ungated": 47_168,  # 2*C*d + 9*K^2*d
-    "fade-lite": 13_281,  # 2*C*K^2 + 9*K^2 + C
-    "sapa-i": 0,
-    "sapa-b": 16_384,  # 2*C*d
-    "sapa-g": 24_832,  # 3*C*d + C
-    "sapa-p": 24_576,  # 3*C*d
+    "nearest": lambda x, y: 0,
+    "bilinear": lambda x, y: 0,
+    # 2*g*s*s*x with g = 4, or 2*g*x/(s*s) with g = 8 for -s; twice that for -plus
+    "dysample": lambda x, y: 32 * x,
+    "dysample-plus": lambda x, y: 64 * x,
+    "dysample-s": lambda x, y: 4 * x,
+    "dysample-s-plus": lambda x, y: 8 * x,
+    "deconv": lambda x, y: 9 * x**2,
+    "pixelshuffle": lambda x, y: 36 * x**2,
+    "carafe": lambda x, y: 64 * x + 36 * 25 * 64,  # x*d + 9*s*s*K^2*d
+    "indexnet": lambda x, y: 16 * y * 2 * y + 2 * y * 4,  # 4x4, y -> 2y; 1x1, 2y -> s*s
+    "a2u": lambda x, y: 38 * y,
+    # (x+y)*d + 9*K^2*d + x, and a 1x1 convolution y -> x where these differ
+    "fade": lambda x, y: 64 * (x + y) + 9 * 25 * 64 + x + (x * y if x != y else 0),
+    "fade-ungated": lambda x, y: 64 * (x + y) + 9 * 25 * 64,
+    "fade-lite": lambda x, y: 25 * (x + y) + 9 * 25 + x,  # (x+y)*K^2 + 9*K^2 + x
+    "sapa-i": lambda x, y: 0,
+    "sapa-b": lambda x, y: 32 * (x + y),
+    "sapa-g": lambda x, y: 32 * (2 * x + y) + x,
+    "sapa-p": lambda x, y: 32 * (2 * x + y),
+    "max-unpool": lambda x, y: 0,
 }
-# Type of the host and its stages, by the beginning of a config's name; the first that fits.
+
+
+class Expected(NamedTuple):
+    """Type of a host, and channels of its stages in their order and of the guides of these."""
+
+    host: str
+    channels: list[int]
+    guides: list[int]
+
+
+def equal(host: str, channels: int, stages: int) -> Expected:
+    return Expected(host, [channels] * stages, [channels] * stages)
+
+
+# By the beginning of a config's name; the first that fits.
 HOSTS = {
-    "retinanet": ("UpsampleFPN", 2),
-    "segformer": ("UpsampleSegformerHead", 6),
-    "upernet": ("UpsampleUPerHead", 3),
-    "maskformer": ("UpsamplePixelDecoder", 3),
-    "mask2former": ("UpsampleMSDeformAttnPixelDecoder", 1),
-    "faster-rcnn_r50_fpn-p6": ("UpsampleFPN", 4),
-    "faster-rcnn_r101_fpn-p6": ("UpsampleFPN", 4),
-    "mask-rcnn_r50_fpn-p6": ("UpsampleFPN", 4),
-    "mask-rcnn_r101_fpn-p6": ("UpsampleFPN", 4),
-    "": ("UpsampleFPN", 3),
+    "segformer_mit-b0": equal("UpsampleSegformerHead", 64, 6),
+    "segformer": equal("UpsampleSegformerHead", 256, 6),
+    "upernet_r18": equal("UpsampleUPerHead", 64, 3),
+    "upernet": equal("UpsampleUPerHead", 512, 3),
+    "maskformer": equal("UpsamplePixelDecoder", 256, 3),
+    "mask2former": equal("UpsampleMSDeformAttnPixelDecoder", 256, 1),
+    "retinanet": equal("UpsampleFPN", 256, 2),
+    "faster-rcnn_r50_fpn-p6": equal("UpsampleFPN", 256, 4),
+    "faster-rcnn_r101_fpn-p6": equal("UpsampleFPN", 256, 4),
+    "mask-rcnn_r50_fpn-p6": equal("UpsampleFPN", 256, 4),
+    "mask-rcnn_r101_fpn-p6": equal("UpsampleFPN", 256, 4),
+    "faster-rcnn_r18": equal("UpsampleFPN", 64, 3),
+    "mask-rcnn_r18": equal("UpsampleFPN", 64, 3),
+    "panoptic-fpn_r18": equal("UpsampleFPN", 64, 3),
+    "depthformer_swin-t": Expected("DenseDepthHead", [768, 384, 192, 96], [384, 192, 96, 64]),
+    "bts_r50": Expected("BTSHead", [2048, 512, 128, 128], [1024, 512, 256, 64]),
+    "depthformer_swin-small": Expected("DenseDepthHead", [128, 64, 32, 16], [64, 32, 16, 16]),
+    "bts_r18": Expected("BTSHead", [256, 64, 16, 16], [128, 64, 32, 32]),
+    "a2u-matting_r34": Expected("MattingHead", *[[256, 128, 64, 64]] * 2),
+    "a2u-matting_r18": Expected("MattingHead", *[[64, 32, 16, 16]] * 2),
+    "segnet_vgg16": Expected("SegNetHead", *[[512, 512, 256, 128, 64]] * 2),
+    "segnet_small": Expected("SegNetHead", *[[128, 64, 32, 16]] * 2),
+    "": equal("UpsampleFPN", 256, 3),
 }
+# SegNet's own is no upsampler for other hosts, and has no preset.
+TYPES = {"max-unpool": "maxunpool"}
 SEGFORMER = "segformer_mit-b1_{}_8xb2-160k_ade20k-512x512"
 
 
@@ -72,8 +113,12 @@ def fast_part(names: Iterable[str]) -> list:
     return parameters
 
 
-def host_and_stages(name: str) -> tuple[str, int]:
+def expected_of(name: str) -> Expected:
     return next(expected for start, expected in HOSTS.items() if name.startswith(start))
+
+
+def upsampler_in(name: str) -> str:
+    return next(part for part in name.split("_") if part in STAGE_WEIGHTS)
 
 
 @pytest.mark.parametrize(
@@ -81,22 +126,29 @@ def host_and_stages(name: str) -> tuple[str, int]:
 )
 def test_every_config_builds_with_the_upsampler_of_its_name(name):
     """Those of ablations are in test_ablations.py."""
-    host = host_of(build(name))
-    assert (type(host).__name__, len(host.upsample_modules)) == host_and_stages(name)
-    slug = next(part for part in name.split("_") if part in STAGE_WEIGHTS)
-    assert {type(m).__name__.lower() for m in host.upsample_modules} == {slug.split("-")[0]}
-    channels = host.upsample_modules[0].in_channels
-    assert channels == (64 if "_shapes" in name else 512 if "upernet" in name else 256)
-    weights = len(host.upsample_modules) * STAGE_WEIGHTS[slug] * channels // 256
-    assert count_weights(host) == weights
+    host, expected, slug = host_of(build(name)), expected_of(name), upsampler_in(name)
+    stages = host.upsample_modules
+    assert type(host).__name__ == expected.host
+    assert len(stages) == len(expected.channels)
+    types = {type(stage).__name__.lower() for stage in stages}
+    assert types == {TYPES.get(slug, slug.split("-")[0])}
+    if slug not in TYPES:
+        assert [stage.in_channels for stage in stages] == expected.channels
+        assert [stage.guide_channels for stage in stages] == expected.guides
+    widths = zip(expected.channels, expected.guides, strict=True)
+    assert count_weights(host) == sum(STAGE_WEIGHTS[slug](x, y) for x, y in widths)
 
 
 @pytest.mark.parametrize("name", fast_part(model_configs()))
 def test_every_config_says_what_batch_it_is_for(name):
-    """As in the name or, of upstream's schedules, 16; those of Shapes are for one GPU."""
+    """As in the name or, of upstream's schedules, 8 GPUs x 2; those of Shapes are for one GPU."""
     cfg = load(name)
-    gpus = 1 if "_shapes" in name else 4 if "_4xb4-" in name else 8
-    assert cfg.auto_scale_lr.base_batch_size == gpus * cfg.train_dataloader.batch_size
+    batch = cfg.train_dataloader.batch_size
+    named = re.search(r"_(\d+)xb(\d+)-", name)
+    gpus, images = (
+        map(int, named.groups()) if named else (1, batch) if "_shapes" in name else (8, 2)
+    )
+    assert (cfg.auto_scale_lr.base_batch_size, batch) == (gpus * images, images)
 
 
 # What does not round to what is printed; docs/model_zoo.md says why.
@@ -107,7 +159,15 @@ DIFFERENCES = {
     ("sapa_table2", "sapa-g", "+0.10M"): "+0.15M",
     ("sapa_table2", "sapa-g", "+0.05M"): "+0.07M",
     ("sapa_table3", "sapa-g", "+0.05M"): "+0.07M",
+    # of depth and matting
+    ("dysample_table9", "a2u", "+30.0K"): "+28.0K",
+    ("sapa_table4", "indexnet", "+44.20M"): "+44.19M",
+    ("sapa_table5", "indexnet", "+12.26M"): "+2.89M",
+    ("sapa_table5", "sapa-g", "+0.04M"): "+0.05M",
+    ("fade_readme_matting", "a2u", "+38K"): "+22K",
 }
+# Tables that count biases and normalization, too.
+COUNTS_ALL = {"sapa_table4", "sapa_table5", "fade_readme_matting"}
 
 
 TABLES_WITH_INCREMENTS = [
@@ -120,12 +180,13 @@ TABLES_WITH_INCREMENTS = [
 def test_upsamplers_add_what_is_printed(table: Table):
     for row in table.rows():
         if row.params.startswith("+"):
-            slug = next(part for part in row.config.split("_") if part in STAGE_WEIGHTS)
+            slug = upsampler_in(row.config)
             number, unit = row.params[:-1], row.params[-1]
             decimals = len(number.partition(".")[2])
-            weights = count_weights(build(row.config)) / {"K": 1e3, "M": 1e6}[unit]
+            count = count_upsamplers if table.name in COUNTS_ALL else count_weights
+            added = count(build(row.config)) / {"K": 1e3, "M": 1e6}[unit]
             expected = DIFFERENCES.get((table.name, slug, row.params), row.params)
-            assert f"+{weights:.{decimals}f}{unit}" == expected, row.config
+            assert f"+{added:.{decimals}f}{unit}" == expected, row.config
 
 
 @pytest.mark.slow
@@ -185,7 +246,7 @@ def test_upsampler_presets_are_the_papers_variants(slug, settings):
 
 def test_every_preset_is_tested():
     presets = {path.stem for path in (CONFIGS / "_base_/upsamplers").glob("*.py")}
-    assert presets == STAGE_WEIGHTS.keys() | {"indexnet-m2o"}
+    assert presets == STAGE_WEIGHTS.keys() - TYPES.keys() | {"indexnet-m2o"}
 
 
 @pytest.mark.parametrize("loader", ["val_dataloader", "test_dataloader"])

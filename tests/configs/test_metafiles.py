@@ -69,6 +69,15 @@ def test_nothing_is_claimed_that_was_not_measured():
             *("segformer mit-b1", "dysample-s", "ADE20K"),
         ),
         ("segformer_mit-b0_bilinear_shapes", "segformer mit-b0", "bilinear", "Shapes"),
+        (
+            "depthformer_swin-t_fade-ungated_2xb8-38k_nyu-416x544",
+            *("depthformer swin-t", "fade-ungated", "NYU Depth V2"),
+        ),
+        (
+            "a2u-matting_r34_sapa-i_1xb16-180k_comp1k-512x512",
+            *("a2u-matting r34", "sapa-i", "Composition-1k"),
+        ),
+        ("segnet_vgg16_a2u_1xb8-200e_sunrgbd", "segnet vgg16", "a2u", "SUN RGB-D"),
     ],
 )
 def test_what_a_name_says(name, architecture, upsampler, data):

@@ -48,8 +48,9 @@ def call(monkeypatch, capsys):
 def test_every_published_row_has_its_config():
     configs = {path.stem for path in CONFIGS.rglob("*.py")}
     assert set(PUBLISHED) <= configs
-    # Tables 4, 6 and 8, the latter with R50 and R101; three models of SAPA's Table 2; its Table 3
-    assert sum(map(len, PUBLISHED.values())) == 12 + 14 + 14 + 3 * 7 + 7
+    # Tables 4, 6 and 8, the latter with R50 and R101; three models of SAPA's Table 2; its Table 3;
+    # depth in Tables 9 and, of SAPA, 4; matting in SAPA's Table 5, and what the READMEs print
+    assert sum(map(len, PUBLISHED.values())) == 12 + 14 + 14 + 3 * 7 + 7 + 12 + 6 + 7 + 4
     assert {table for _, table in DIFFERENT} == {"dysample_table4", "sapa_table2"}
 
 
@@ -87,6 +88,62 @@ def test_figures_of_pixel_decoders(model, upsampler, stages):
     rows = complexity.measure(str(CONFIGS / model / f"{name}.py"), None, PUBLISHED)
     (row,) = (row for row in rows if row.source == "sapa_table2")
     assert (row.params_difference, row.gflops_difference, row.stages) == ("equal", "equal", stages)
+
+
+def rows_of(name: str) -> dict[str, complexity.Row]:
+    """Of a config, by the table."""
+    (path,) = CONFIGS.glob(f"*/{name}_*.py")
+    return {row.source: row for row in complexity.measure(str(path), None, PUBLISHED)}
+
+
+@pytest.mark.parametrize(
+    ("name", "table", "params", "difference"),
+    [
+        # DySample, Table 9: weights alone
+        ("depthformer_swin-t_dysample", "dysample_table9", 4 * 8 * 1440, "equal"),
+        # SAPA, Table 5: all parameters, of widths 256, 128, 64, 64
+        (
+            "a2u-matting_r34_sapa-g",
+            "sapa_table5",
+            32 * 3 * 512 + 512 + 4 * 512 + 4 * 97,
+            "+0.0121M",
+        ),
+    ],
+)
+def test_what_depth_and_matting_add(name, table, params, difference):
+    row = rows_of(name)[table]
+    assert (row.stages, row.idle) == (4, "")
+    assert (row.params, row.params_difference) == (params, difference)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "table", "params", "differences"),
+    [
+        ("depthformer_swin-t_bilinear", "dysample_table9", 47_612_029, ("equal", "")),
+        # without the classifier of ResNet-50, 2,049,000
+        ("bts_r50_nearest", "sapa_table4", 49_530_968 - 2_049_000, ("-2.0480M", "")),
+        ("bts_r50_sapa-b", "sapa_table4", 159_104, ("equal", "")),
+        ("a2u-matting_r34_bilinear", "sapa_table5", 8_049_003, ("equal", "")),
+        ("a2u-matting_r34_fade", "fade_readme_matting", 124_008, ("equal", "equal")),
+        ("a2u-matting_r34_fade-lite", "fade_readme_matting", 27_216, ("equal", "+0.0488")),
+        ("a2u-matting_r34_a2u", "fade_readme_matting", 21_656, ("-16.34K", "")),
+        ("a2u-matting_r34_a2u", "sapa_table5", 21_656, ("equal", "")),
+        ("segnet_vgg16_sapa-b", "", 32 * 2 * 1472, ("", "")),
+    ],
+)
+def test_figures_of_depth_matting_and_segnet(name, table, params, differences):
+    row = rows_of(name)[table]
+    assert (row.params, (row.params_difference, row.gflops_difference)) == (params, differences)
+
+
+def test_the_maps_of_depthformer_have_the_sizes_of_its_backbone():
+    """Its neck is not run: four stages climb from 1/32 to 1/2, and no FLOPs are of the whole."""
+    row = rows_of("depthformer_swin-t_dysample")["dysample_table9"]
+    # offsets of a pixel, 32 x, sampling of its four, 16 x, and 64 for the points
+    sizes = zip((768, 384, 192, 96), (13 * 17 * 4**n for n in range(4)), strict=True)
+    assert row.gflops == f"{sum((48 * x + 64) * pixels for x, pixels in sizes) / 1e9:.3f}"
+    assert rows_of("depthformer_swin-t_bilinear")["dysample_table9"].gflops == ""
 
 
 @pytest.mark.slow

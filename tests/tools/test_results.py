@@ -25,8 +25,9 @@ from tests.engine.toy import write_config
 from tests.engine.zygote import ROOT, TRAIN
 from tools.model_zoo import document
 from tools.model_zoo.configs import model_configs
+from tools.model_zoo.metafiles import metafiles
 from tools.model_zoo.runs import Run, merge, read_runs, result_of, write_runs
-from tools.model_zoo.tables import AP, TABLES, Row, Table
+from tools.model_zoo.tables import AP, MIOU, TABLES, Metric, Row, Table
 from tools.model_zoo.work_dirs import find_runs
 
 TOOL = ROOT / "tools" / "results.py"
@@ -53,6 +54,11 @@ BY_NAME = {table.name: table for table in TABLES}
         ("sapa_table2", 21, 21),
         ("sapa_table3", 7, 7 * 6),
         ("sapa_table6", 16, 16),
+        ("dysample_table9", 12, 12 * 8),
+        ("sapa_table4", 6, 6 * 8),
+        ("sapa_table5", 7, 7 * 4),
+        # of Nearest, CARAFE, IndexNet and A2U the SAD alone
+        ("fade_readme_matting", 10, 6 * 4 + 4),
     ],
 )
 def test_published_tables_are_whole(table, rows, numbers):
@@ -61,7 +67,7 @@ def test_published_tables_are_whole(table, rows, numbers):
     assert {row.config for row in found} <= model_configs().keys()
     values = [value for row in found for value in row.values if value]
     assert len(values) == numbers
-    assert all(re.fullmatch(r"\d\d\.\d\d?", value) for value in values)
+    assert all(re.fullmatch(r"\d\d\.\d\d?|0\.\d{3}|0\.0\d{3}", value) for value in values)
     params = [row.params for row in found if row.params]
     assert all(re.fullmatch(r"\+?\d+(\.\d+)?[KM]", text) for text in params)
 
@@ -103,6 +109,45 @@ def test_the_gains_that_the_papers_state():
             assert deltas[name.format(backbone, "nearest")] == ""
 
 
+def row_of(table: str, upsampler: str) -> Row:
+    (row,) = (row for row in BY_NAME[table].rows() if row.upsampler == upsampler)
+    return row
+
+
+def test_the_gains_in_depth_that_the_paper_states():
+    """DySample, section 4.4, whose text has ten times as much: 0.05, 0.04 and 0.09."""
+    table = BY_NAME["dysample_table9"]
+    lines = document.lines_of(table, table.rows(), [])
+    (cells,) = (line.cells for line in lines if line.row.upsampler == "DySample+")
+    deltas = dict(zip((metric.key for metric in table.metrics), cells, strict=True))
+    stated = [deltas[key].delta for key in ("d1", "abs_rel", "rmse")]
+    assert stated == ["+0.005", "-0.004", "-0.009"]
+
+
+def test_the_baselines_that_were_taken_over():
+    """DepthFormer's from its toolbox's log, which has more digits; SAPA's rows in both sets."""
+    log = dict(d1=0.87262, d2=0.9778, d3=0.99423, abs_rel=0.1201, rmse=0.4016)
+    log |= dict(log10=0.0499, rmse_log=0.1483, sq_rel=0.0712)
+    metrics = BY_NAME["dysample_table9"].metrics
+    assert row_of("dysample_table9", "Bilinear").values == tuple(
+        f"{log[metric.key]:.3f}" for metric in metrics
+    )
+    for upsampler in ("SAPA-I", "SAPA-B", "SAPA-G"):
+        paper, readme = (row_of(t, upsampler) for t in ("sapa_table5", "fade_readme_matting"))
+        assert (paper.config, paper.values) == (readme.config, readme.values)
+    for upsampler in ("Bilinear", "CARAFE", "IndexNet", "A2U"):
+        paper, readme = (row_of(t, upsampler) for t in ("sapa_table5", "fade_readme_matting"))
+        assert paper.config == readme.config and paper.values[0] != readme.values[0]
+
+
+def test_the_gain_in_matting():
+    """SAPA's SAD is 3.3% below A2U's, the best of the others."""
+    rows = BY_NAME["sapa_table5"].rows()
+    best = sorted((float(row.values[0]), row.upsampler) for row in rows)
+    assert [name for _, name in best[:3]] == ["SAPA-G", "SAPA-B", "A2U"]
+    assert round(100 * (1 - best[0][0] / best[2][0]), 1) == 3.3
+
+
 # ---------------------------------------------------------------- runs from work dirs
 
 
@@ -127,14 +172,17 @@ class WorkDirs:
     def __init__(self, directory: Path) -> None:
         self.root = directory / "work_dirs"
         self.configs = {}
-        for name in ("faster-rcnn_a", "segformer_b"):
+        for name in ("faster-rcnn_a", "segformer_b", "a2u-matting_c", "depthformer_d"):
             self.configs[name] = directory / f"{name}.py"
             self.configs[name].write_text(f"settings = 0\n{Config(SETTINGS).dump()}")
         self.notices: list[str] = []
         self.starts = 0
 
-    def train(self, work_dir: str, scores: dict[int, float], **changes) -> Path:
-        """A start and its evaluations; ``changes`` are of the record or, by a path, of settings."""
+    def train(self, work_dir: str, scores: dict[int, float | dict], **changes) -> Path:
+        """A start and its evaluations: values of mIoU, or all metrics.
+
+        ``changes`` are of the record or, by a path, of settings.
+        """
         self.starts += 1
         start = self.root / work_dir / f"20260101_{self.starts:06d}"
         (start / "vis_data").mkdir(parents=True)
@@ -150,7 +198,10 @@ class WorkDirs:
         for step in range(1, 5):
             lines.append(dict(lr=0.1, loss=1.0, step=step, mIoU=99.0))
             if step in scores:
-                lines.append(dict(mIoU=scores[step], bIoU=float(step), time=0.1, step=step))
+                metrics = scores[step]
+                if not isinstance(metrics, dict):
+                    metrics = dict(mIoU=metrics, bIoU=float(step))
+                lines.append(dict(**metrics, time=0.1, step=step))
         text = "".join(json.dumps(line) + "\n" for line in lines)
         (start / "vis_data" / "scalars.json").write_text(text)
         return start
@@ -174,13 +225,29 @@ def work_dirs(tmp_path) -> WorkDirs:
 
 
 def test_a_run_is_its_last_evaluation_and_of_segformer_the_best(work_dirs):
-    for name in work_dirs.configs:
+    for name in ("faster-rcnn_a", "segformer_b"):
         work_dirs.train(name, {2: 40, 4: 39}, config=name)
     last, best = work_dirs.read()
     assert last == Run("faster-rcnn_a", "faster-rcnn_a/20260101_000001", 4, dict(mIoU=39, bIoU=4))
     # All metrics are of one evaluation.
     assert (best.step, best.metrics) == (2, dict(mIoU=40, bIoU=2))
     assert not work_dirs.notices
+
+
+def test_of_matting_the_least_sad_is_the_best_and_of_depth_the_last_evaluation(work_dirs):
+    matting = {1: dict(MSE=0.5), 2: dict(SAD=30.5, MSE=0.02), 3: dict(SAD=30.5, MSE=0.01)}
+    work_dirs.train("c", matting | {4: dict(SAD=31.0, MSE=0.03)}, config="a2u-matting_c")
+    depth = {2: dict(abs_rel=0.1, d1=0.9), 4: dict(abs_rel=0.2, d1=0.8, silog=1.0)}
+    work_dirs.train("d", depth, config="depthformer_d")
+    best, last = work_dirs.read()
+    assert (best.config, best.step, best.metrics) == (
+        *("a2u-matting_c", 3),
+        dict(SAD=30.5, MSE=0.01),
+    )
+    assert (last.config, last.step, last.metrics) == (
+        *("depthformer_d", 4),
+        dict(abs_rel=0.2, d1=0.8),  # no table has silog
+    )
 
 
 def test_resumed_starts_are_one_run_and_others_are_runs_of_their_own(work_dirs):
@@ -398,6 +465,38 @@ def test_every_config_is_in_a_table():
     assert {line.row.config for line in lines} == model_configs().keys()
 
 
+ERROR = Metric("error", "error", lower_is_better=True, decimals=4)
+
+
+def test_a_smaller_error_is_a_negative_difference_below_an_arrow():
+    table = Table("", "Errors", "", (MIOU, ERROR))
+    rows = [
+        Row("base", "M", "Nearest", values=("", "0.120")),
+        Row("new", "M", "DySample", values=("", "")),
+    ]
+    runs = [
+        Run(name, "w/1", 4, {"error": value}) for name, value in dict(base=0.1, new=0.08).items()
+    ]
+    lines = document.lines_of(table, rows, runs)
+    assert [line.cells[1][:2] for line in lines] == [
+        *[("0.120", ""), ("0.100", "")],  # as many digits as the paper prints
+        ("0.0800", "-0.0200"),  # as the metric has, where it prints none
+    ]
+
+
+def test_headings_of_errors_have_an_arrow():
+    text = document.markdown([], ROOT / "docs")
+    heads = {}
+    for section in text.split("\n## "):
+        title, _, body = section.partition("\n")
+        heads[title] = next(line for line in body.splitlines() if line.startswith("| model"))
+    (depth,) = (head for title, head in heads.items() if "(DySample, Table 9)" in title)
+    assert "| d1 | d2 | d3 | abs_rel ↓ | rmse ↓ | log10 ↓ | rmse_log ↓ | sq_rel ↓ |" in depth
+    (matting,) = (head for title, head in heads.items() if "(SAPA, Table 5)" in title)
+    assert "| SAD ↓ | MSE ↓ | Grad ↓ | Conn ↓ |" in matting
+    assert not any("↓" in head for title, head in heads.items() if "COCO" in title)
+
+
 def test_markdown_of_runs_beside_the_paper():
     config = "faster-rcnn_r50_fpn-p6_dysample_1x_coco"
     runs = runs_of(config, 38.0, 39.0) + runs_of(config.replace("dysample", "nearest"), 37.0)
@@ -466,6 +565,59 @@ def test_mistakes_get_a_sentence(args, says, zygote):
     assert result.stderr.startswith("error: ") and result.stderr.count("\n") == 1
 
 
+def write_run(work_dir: Path, name: str, processes: int, evaluations: dict[int, dict]) -> None:
+    """What tools/train.py leaves of a training of one of our configs."""
+    start = work_dir / "20260101_000000"
+    (start / "vis_data").mkdir(parents=True)
+    settings = plain(Config.fromfile(model_configs()[name], import_custom_modules=False))
+    record = dict(config=name, processes=processes, resumed_from=None, settings=settings)
+    (start / FILE_NAME).write_text(json.dumps(record))
+    lines = [json.dumps(dict(step=step, **metrics)) for step, metrics in evaluations.items()]
+    (start / "vis_data" / "scalars.json").write_text("\n".join(lines) + "\n")
+
+
+def test_runs_of_depth_and_matting_are_in_their_tables_and_metafiles(tmp_path):
+    """As the tool reads and writes them; the next test runs it."""
+    depth = "depthformer_swin-t_dysample-plus_2xb8-38k_nyu-416x544"
+    matting = "a2u-matting_r34_sapa-b_1xb16-180k_comp1k-512x512"
+    write_run(
+        tmp_path / depth,
+        *(depth, 2),
+        {1600: dict(d1=0.9, abs_rel=0.1), 38_400: dict(d1=0.8786, abs_rel=0.1151, silog=8.0)},
+    )
+    write_run(
+        tmp_path / matting,
+        *(matting, 1),
+        {6000: dict(SAD=31.04, MSE=0.00781), 180_000: dict(SAD=32.0, MSE=0.0077)},
+    )
+    notices: list[str] = []
+    runs = find_runs(tmp_path, model_configs(), notices.append)
+    assert not notices
+    ours = [line for line in document.comma_separated(runs).splitlines() if ",ours," in line]
+    values = {(line.split(",")[0], *line.split(",ours,")[1].split(",")[:2]) for line in ours}
+    assert values == {
+        *(('"DySample', "d1", "0.879"), ('"DySample', "abs_rel", "0.115")),
+        *(('"SAPA', "SAD", "31.04"), ('"SAPA', "MSE", "0.0078")),
+        *(("the code of SAPA and FADE", "SAD", "31.04"),),
+        *(("the code of SAPA and FADE", "MSE", "0.0078"),),
+    }
+    texts = {path.parent.name: text for path, text in metafiles(runs).items()}
+    results = {
+        directory: [
+            model["Results"]
+            for model in yaml.safe_load(texts[directory])["Models"]
+            if "Results" in model
+        ]
+        for directory in ("depthformer", "a2u_matting")
+    }
+    expected = dict(
+        depthformer=("Depth Estimation", "NYU Depth V2", dict(d1=0.879, abs_rel=0.115)),
+        a2u_matting=("Matting", "Composition-1k", dict(SAD=31.04, MSE=0.0078)),
+    )
+    for directory, (task, dataset, metrics) in expected.items():
+        assert results[directory] == [[dict(Task=task, Dataset=dataset, Metrics=metrics)]]
+
+
 def test_as_a_user_calls_it(tmp_path, zygote):
     """In a project of a few configs, with a run of one of them of two evaluations."""
     project = tmp_path / "project"
@@ -476,14 +628,11 @@ def test_as_a_user_calls_it(tmp_path, zygote):
     page.parent.mkdir()
     page.write_text(f"# By hand\n\n{document.MARKER}\nold\n")
     name = "retinanet_r50_fpn_dysample_1x_coco"
-    start = tmp_path / "work_dirs" / name / "20260101_000000"
-    (start / "vis_data").mkdir(parents=True)
-    settings = plain(Config.fromfile(model_configs()[name], import_custom_modules=False))
-    record = dict(config=name, processes=8, resumed_from=None, settings=settings)
-    (start / FILE_NAME).write_text(json.dumps(record))
-    evaluations = [dict(step=step, **{"coco/bbox_mAP": step / 100 + 0.25}) for step in (11, 12)]
-    lines = "".join(json.dumps(each) + "\n" for each in evaluations)
-    (start / "vis_data" / "scalars.json").write_text(lines)
+    write_run(
+        tmp_path / "work_dirs" / name,
+        *(name, 8),
+        {step: {"coco/bbox_mAP": step / 100 + 0.25} for step in (11, 12)},
+    )
 
     tool = project / "tools" / "results.py"
     shown = zygote.run(tool, "work_dirs", "--csv", cwd=tmp_path)

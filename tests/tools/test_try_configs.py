@@ -20,6 +20,7 @@ from mmengine.config import Config
 
 from mmdysample.engine.config import load_config
 from mmdysample.engine.errors import run_tool
+from tests.engine.zygote import TEST, TRAIN
 from tools.analysis import try_configs as tool
 from tools.shapes.classes import STUFF, THINGS
 
@@ -29,6 +30,10 @@ DETECTOR = "retinanet/retinanet_r50_fpn_dysample-s-plus_1x_coco.py"
 PANOPTIC = "panoptic_fpn/panoptic-fpn_r50_fpn_fade-ungated_1x_coco.py"
 SEGMENTOR = "segformer/segformer_mit-b1_sapa-b_8xb2-160k_ade20k-512x512.py"
 MASKFORMER = "mask2former/mask2former_swin-b-in22k-384x384-pre_dysample_8xb2-160k_ade20k-640x640.py"
+DEPTH = "depthformer/depthformer_swin-t_sapa-b_2xb8-38k_nyu-416x544.py"
+MATTING = "a2u_matting/a2u-matting_r34_fade_1xb16-180k_comp1k-512x512.py"
+EPOCHS = "bts/bts_r50_dysample_1xb4-50e_nyu-416x544.py"
+SEGNET = "segnet/segnet_vgg16_fade_1xb8-200e_sunrgbd.py"
 SMALL = CONFIGS / "shapes/segformer_mit-b0_dysample_shapes.py"
 
 
@@ -107,6 +112,69 @@ def test_reduced_panoptic_config_has_the_classes_of_shapes():
     assert cfg.test_evaluator.seg_prefix.rstrip("/") == expected
     assert reduced(DETECTOR).model.bbox_head.num_classes == len(THINGS)
     assert reduced(SEGMENTOR).model.decode_head.num_classes == 150
+
+
+@pytest.mark.parametrize("name", [DEPTH, EPOCHS, MATTING])
+def test_reduced_configs_of_depth_and_matting_find_their_files_in_shapes(name, shapes):
+    """Every directory that they name is there, and holds files."""
+    cfg = load_config(str(CONFIGS / name), None, ())
+    tool.reduce_config(cfg, shapes)
+    for part in ("train", "val", "test"):
+        dataset = cfg[f"{part}_dataloader"].dataset
+        split = "training" if part == "train" else "validation"
+        assert dataset.data_root == f"{shapes}/" and not dataset.get("ann_file")
+        for path in dataset.data_prefix.values():
+            assert split in path.split("/") and any((shapes / path).iterdir()), path
+        if name is not MATTING:
+            depth = dict(img_path=f"images/{split}", depth_map_path=f"depth/{split}")
+            assert dataset.data_prefix == depth
+        crops = [each.crop_size for each in dataset.pipeline if "crop_size" in each]
+        crop = tool.CROP[0] if name is MATTING else tool.CROP
+        assert crops == ([crop] if part == "train" else [])
+        resized = [each["size"] for each in dataset.pipeline if each.type == "ResizeForeground"]
+        assert resized == ([tool.SIDE] if (name, part) == (MATTING, "train") else [])
+        # not every image of Shapes has a matte
+        assert dataset.get("leave_out_images", False) == (name is MATTING and part != "train")
+    assert "checkpoint" not in str(cfg.model.to_dict()["backbone"])
+    assert (cfg.train_cfg.get("max_iters", 2), cfg.train_cfg.get("max_epochs", 1)) == (2, 1)
+    assert cfg.train_cfg.val_interval == (1 if name is EPOCHS else 2)
+
+
+def test_every_reduced_epoch_is_validated():
+    """SegNet is every tenth."""
+    assert reduced(SEGNET).train_cfg.val_interval == 1
+
+
+def test_windows_of_a_depth_model_are_small():
+    test_cfg = reduced(DEPTH).model.test_cfg
+    assert (test_cfg.mode, test_cfg.crop_size, test_cfg.stride) == (
+        "slide_flip",
+        (96, 96),
+        (96, 96),
+    )
+    assert reduced(EPOCHS).model.test_cfg == dict(mode="whole")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "metric"),
+    [
+        ("depthformer_swin-small_dysample_shapes", "abs_rel"),
+        ("a2u-matting_r18_fade_shapes", "SAD"),
+    ],
+)
+def test_configs_of_depth_and_matting_train_and_are_tested(name, metric, shapes, zygote, tmp_path):
+    """The reduced config through both tools, as a trial runs them."""
+    cfg = load_config(str(CONFIGS / f"shapes/{name}.py"), None, ())
+    tool.reduce_config(cfg, shapes)
+    cfg.dump(tmp_path / "config.py")
+    trained = zygote.run(TRAIN, "config.py", "--work-dir", "run", cwd=tmp_path)
+    assert trained.status == 0, trained.stderr
+    tested = zygote.run(TEST, "config.py", "run/iter_2.pth", "--work-dir", "run", cwd=tmp_path)
+    assert tested.status == 0, tested.stderr
+    losses, metrics = tool.read_logs(tmp_path / "run")
+    assert len(losses) == 2 and all(map(math.isfinite, losses))
+    assert 0 < metrics[metric] < math.inf
 
 
 @pytest.fixture

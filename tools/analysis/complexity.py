@@ -5,7 +5,8 @@
 prints for each config the parameters and FLOPs that its upsamplers add, the published figures of
 the table row that the config reproduces (tools/model_zoo/published), and the difference: 'equal' if
 ours rounds to what is printed. As in the papers, parameters are weights without biases and
-normalization, and a multiply-accumulate is one FLOP; docs/benchmarks.md says where a paper counts
+normalization, but all of them beside the tables of depth and matting of SAPA and FADE, which count
+them so, and a multiply-accumulate is one FLOP; docs/benchmarks.md says where a paper counts
 otherwise. For a fixed interpolation, which adds nothing, the whole model is counted.
 """
 
@@ -32,6 +33,8 @@ from mmdysample.engine.families import import_family
 
 PUBLISHED = Path(__file__).resolve().parents[1] / "model_zoo/published"
 DETECTION_SIZE = (800, 1344)  # 800x1333, padded to a multiple of 32
+# Tables that count biases and normalization of upsamplers, too, and frozen layers of a model.
+COUNTS_ALL = ("sapa_table4", "sapa_table5", "fade_readme_matting")
 UNITS = {"K": 1e3, "M": 1e6}
 
 
@@ -124,41 +127,54 @@ def measure(path: str, shape: list[int] | None, published: dict[str, list[Publis
         DefaultScope.overwrite_default_scope(cfg.default_scope),
     ):
         model = MODELS.build(cfg.model)
-    height, width = shape or cfg.get("crop_size", DETECTION_SIZE)
+    size = shape or cfg.get("crop_size", DETECTION_SIZE)
+    height, width = (size, size) if isinstance(size, int) else size  # of a square its side
     stages, idle, model_flops = run(model, height, width)
     if not stages:
         raise UserError(f"{path} has no upsampler of mmdysample in its neck or head")
     first = stages[0].upsampler
-    if first.any_size:
-        params = sum(p.numel() for p in model.parameters() if p.requires_grad)
-        flops = model_flops
-    else:
-        upsamplers = {stage.upsampler for stage in stages}
-        params = sum(p.numel() for up in upsamplers for p in up.parameters() if p.dim() > 1)
+    flops = model_flops
+    if not first.any_size:
         flops = sum(sum(up.flops(height, width).values()) for up, height, width in stages)
-    return [
-        Row(
-            config=Path(path).stem,
-            upsampler=type(first).__name__,
-            stages=len(stages),
-            params=params,
-            published_params=figure.params,
-            params_difference=difference(params, figure.params),
-            gflops="" if flops is None else f"{flops / 1e9:.3f}",
-            published_gflops=figure.gflops,
-            gflops_difference=difference(flops, figure.gflops, 1e9),
-            source=figure.source,
-            idle=", ".join(idle),
+    rows = []
+    for figure in published.get(Path(path).stem, [Published("", "", "")]):
+        params = count_parameters(model, stages, everything=figure.source in COUNTS_ALL)
+        rows.append(
+            Row(
+                config=Path(path).stem,
+                upsampler=type(first).__name__,
+                stages=len(stages),
+                params=params,
+                published_params=figure.params,
+                params_difference=difference(params, figure.params),
+                gflops="" if flops is None else f"{flops / 1e9:.3f}",
+                published_gflops=figure.gflops,
+                gflops_difference=difference(flops, figure.gflops, 1e9),
+                source=figure.source,
+                idle=", ".join(idle),
+            )
         )
-        for figure in published.get(Path(path).stem, [Published("", "", "")])
-    ]
+    return rows
+
+
+def count_parameters(model: nn.Module, stages: list[Stage], *, everything: bool) -> int:
+    """Parameters of the upsamplers that were called, or of the model if these have none to add.
+
+    Of upsamplers the weights, of a model what is trained; with ``everything`` all parameters.
+    """
+    upsamplers = {stage.upsampler for stage in stages}
+    if stages[0].upsampler.any_size:
+        return sum(p.numel() for p in model.parameters() if everything or p.requires_grad)
+    parameters = [p for upsampler in upsamplers for p in upsampler.parameters()]
+    return sum(p.numel() for p in parameters if everything or p.dim() > 1)
 
 
 def run(model: nn.Module, height: int, width: int) -> tuple[list[Stage], list[str], float | None]:
     """Calls of upsamplers, names of those without any, and the model's FLOPs if all of it is run.
 
     Of a detector, what comes after the neck is not run; of MaskFormer and Mask2Former, what comes
-    after the pixel decoder. Nothing else is computed: there is no memory on the device 'meta'.
+    after the pixel decoder; of DepthFormer the neck. Nothing else is computed: there is no memory
+    on the device 'meta'.
     """
     stages: list[Stage] = []
     idle: list[str] = []
@@ -169,8 +185,13 @@ def run(model: nn.Module, height: int, width: int) -> tuple[list[Stage], list[st
     head = getattr(model, "decode_head", None)
     decoder = copy.deepcopy(getattr(head, "pixel_decoder", None))
     model = model.to("meta").eval()
-    image = torch.empty(1, 3, height, width, device="meta")
+    # 3, or 4 of an image with its trimap
+    channels = next(m.in_channels for m in model.backbone.modules() if isinstance(m, nn.Conv2d))
+    image = torch.empty(1, channels, height, width, device="meta")
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        if keeps_sizes(model):
+            head(model.backbone(image))
+            return stages, idle, None
         features = model.extract_feat(image)
         if decoder is not None:
             decode(decoder.eval(), features, (height, width))
@@ -178,6 +199,14 @@ def run(model: nn.Module, height: int, width: int) -> tuple[list[Stage], list[st
             head(features)
             return stages, idle, counter.get_total_flops() / 2
     return stages, idle, None
+
+
+def keeps_sizes(model: nn.Module) -> bool:
+    """Whether a model has DepthFormer's neck, whose maps are as large and wide as the backbone's.
+
+    Its deformable attention looks at values, and takes gigabytes at the size of its images.
+    """
+    return type(getattr(model, "neck", None)).__name__ == "HAHINeck"
 
 
 def recorder(name: str, stages: list[Stage], idle: list[str]) -> Callable[..., None]:

@@ -3,7 +3,7 @@
     python tools/make_shapes.py data/shapes
     python tools/analysis/try_configs.py configs/*/*.py
 
-A copy of each config, with the Shapes data set in the place of COCO or ADE20K, small images and no
+A copy of each config, with the Shapes data set in the place of its own, small images and no
 downloads, goes through tools/train.py and tools/test.py; files below `_base_`, which are parts of
 configs, are left out. A line ends with 'ok' if both succeed, every loss is finite and there are
 metrics; otherwise it says what is wrong, the end of the log follows on stderr, and the exit status
@@ -42,6 +42,17 @@ STUFF = ("sky", "hills", "water", "ground")
 COUNTS = {80: len(THINGS), 53: len(STUFF), 133: len(THINGS + STUFF)}
 """COCO's numbers of classes, and those of Shapes in their place."""
 CLASS_KEYS = ("num_classes", "num_things_classes", "num_stuff_classes")
+DIRECTORIES = {"train": "training", "val": "validation", "test": "validation"}
+DATA_PREFIXES = {
+    "NYUDataset": dict(img_path="images/{}", depth_map_path="depth/{}"),
+    "MattingDataset": dict(
+        img_path="images/{}", trimap_path="matting/{}/trimap", alpha_path="matting/{}/alpha"
+    ),
+    "ComposedMattingDataset": dict(
+        fg_path="matting/{}/fg", alpha_path="matting/{}/alpha", bg_path="matting/{}/bg"
+    ),
+}
+"""Where Shapes has what these data sets read; the others look where the files of Shapes lie."""
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 
 
@@ -160,7 +171,7 @@ def reduce_config(cfg: Config, data: Path) -> None:
     if "max_iters" in cfg.train_cfg:
         cfg.train_cfg.update(max_iters=2, val_interval=2)
     else:
-        cfg.train_cfg.max_epochs = 1
+        cfg.train_cfg.update(max_epochs=1, val_interval=1)
     cfg.default_hooks.logger.interval = 1
     cfg.default_hooks.checkpoint.save_optimizer = False
     is_coco = cfg.default_scope == "mmdet"
@@ -171,6 +182,7 @@ def reduce_config(cfg: Config, data: Path) -> None:
         loader.batch_size = BATCH_SIZE if part == "train" else 1
         for dataset in data_set_configs(loader.dataset):
             dataset.update(data_root=f"{data}/", indices=images)
+            use_directories(dataset, DIRECTORIES[part])
             if is_coco:
                 dataset.metainfo = dict(classes=THINGS + STUFF if is_panoptic else THINGS)
         for transform in nested_dicts(loader.dataset):
@@ -183,6 +195,18 @@ def reduce_config(cfg: Config, data: Path) -> None:
                     evaluator[key] = f"{data}/annotations/{below}"
     for module in nested_dicts(cfg.model):
         reduce_module(module, is_coco)
+        if "stride" in module and "crop_size" in module:  # windows that are tested one by one
+            module.update(crop_size=(SIDE, SIDE), stride=(SIDE, SIDE))
+
+
+def use_directories(dataset: dict, directory: str) -> None:
+    """Read what Shapes has of depth or matting, where a data set looks for either."""
+    prefixes = DATA_PREFIXES.get(dataset["type"])
+    if prefixes is not None:
+        dataset["data_prefix"] = {key: path.format(directory) for key, path in prefixes.items()}
+        dataset["ann_file"] = ""
+    if dataset["type"] == "MattingDataset":
+        dataset["leave_out_images"] = True  # not every image of Shapes has a matte
 
 
 def nested_dicts(value: Any) -> Iterator[dict]:
@@ -203,8 +227,10 @@ def reduce_images(transform: dict) -> None:
         transform["scales"] = [SIDE] if "resize_type" in transform else [(SIDE, SIDE)]
         if "max_size" in transform:
             transform["max_size"] = 2 * SIDE
-    if "crop_size" in transform:
-        transform["crop_size"] = CROP
+    if transform.get("type") == "ResizeForeground":
+        transform["size"] = SIDE
+    if "crop_size" in transform:  # matting's is the side of a square
+        transform["crop_size"] = CROP[0] if isinstance(transform["crop_size"], int) else CROP
 
 
 def reduce_module(module: dict, is_coco: bool) -> None:

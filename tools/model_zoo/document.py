@@ -56,7 +56,8 @@ def sections(runs: list[Run]) -> list[tuple[Table, list[Line]]]:
             for name, path in model_configs().items()
             if path.parent.name == directory and name not in published
         ]
-        tables.append((table, rows))
+        if rows:
+            tables.append((table, rows))
     return [(table, lines_of(table, rows, runs)) for table, rows in tables]
 
 
@@ -89,7 +90,7 @@ def _our_cell(row: Row, baseline: Row, table: Table, column: int, runs: list[Run
     result = result_of(row.config, metric, runs)
     if result is None:
         return Cell()
-    decimals = len(row.values[column].partition(".")[2]) or 2  # as the paper
+    decimals = len(row.values[column].partition(".")[2]) or metric.decimals  # as the paper
     value = f"{result.mean:.{decimals}f}"
     spread = "" if result.spread is None else f"{result.spread:.{decimals}f}"
     other = None if row is baseline else result_of(baseline.config, metric, runs)
@@ -113,7 +114,11 @@ def markdown(runs: list[Run], directory: Path) -> str:
 def _markdown_table(table: Table, lines: list[Line], directory: Path) -> str:
     configs = model_configs()
     varied = "setting" if table.name and not table.has_baseline else "upsampler"
-    heads = ["model", varied, "", *(metric.heading for metric in table.metrics), "params", "runs"]
+    headings = [
+        f"{metric.heading} ↓" if metric.lower_is_better else metric.heading
+        for metric in table.metrics
+    ]
+    heads = ["model", varied, "", *headings, "params", "runs"]
     out = [heads, ["---"] * len(heads)]
     previous = None
     for row, result, cells in lines:

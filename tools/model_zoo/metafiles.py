@@ -13,7 +13,7 @@ import yaml
 
 from .configs import ROOT, model_configs
 from .runs import Run, result_of
-from .tables import AP, BIOU, MASK_AP, MIOU, PANOPTIC
+from .tables import AP, BIOU, DEPTH, MASK_AP, MATTING, MIOU, PANOPTIC
 
 INDEX = ROOT / "model-index.yml"
 HEADER = "# Written by `python tools/results.py --record`.\n"
@@ -25,7 +25,14 @@ DYSAMPLE = {
     "Title": "Learning to Upsample by Learning to Sample",
     "URL": "https://arxiv.org/abs/2308.15085",
 }
-DATA = {"coco": "COCO", "ade20k": "ADE20K", "shapes": "Shapes"}
+DATA = {
+    "ade20k": "ADE20K",
+    "coco": "COCO",
+    "comp1k": "Composition-1k",
+    "nyu": "NYU Depth V2",
+    "shapes": "Shapes",
+    "sunrgbd": "SUN RGB-D",
+}
 # Metric, and its task and name in OpenMMLab's metafiles.
 RESULTS = (
     (AP, "Object Detection", "box AP"),
@@ -33,6 +40,8 @@ RESULTS = (
     (MIOU, "Semantic Segmentation", "mIoU"),
     (BIOU, "Semantic Segmentation", "bIoU"),
     (PANOPTIC[0], "Panoptic Segmentation", "PQ"),
+    *((metric, "Depth Estimation", metric.heading) for metric in DEPTH.values()),
+    *((metric, "Matting", metric.heading) for metric in MATTING),
 )
 
 
@@ -91,7 +100,7 @@ def _model(name: str, path: Path, runs: list[Run]) -> dict[str, Any]:
     for metric, task, heading in RESULTS:
         result = result_of(name, metric, runs)
         if result is not None:
-            tasks.setdefault(task, {})[heading] = round(result.mean, 2)
+            tasks.setdefault(task, {})[heading] = round(result.mean, metric.decimals)
     if tasks:
         model["Results"] = [
             {"Task": task, "Dataset": data, "Metrics": metrics} for task, metrics in tasks.items()

@@ -11,11 +11,21 @@ DESCRIBING = ("config", "model", "upsampler", "params", "gflops")
 
 
 class Metric(NamedTuple):
-    """A column; ``key`` is its name in our logs, ``factor`` makes percent of what is logged."""
+    """A column of a table.
+
+    Args:
+        heading: its title.
+        key: its name in our logs.
+        factor: makes percent of what is logged.
+        lower_is_better: whether it measures errors.
+        decimals: of ours, where the paper prints no number of a row that could show them.
+    """
 
     heading: str
     key: str
     factor: float = 1.0
+    lower_is_better: bool = False
+    decimals: int = 2
 
 
 class Row(NamedTuple):
@@ -77,12 +87,34 @@ MIOU = Metric("mIoU", "mIoU")
 BIOU = Metric("bIoU", "bIoU")
 AP = coco("bbox")[0]
 MASK_AP = coco("segm")[0]._replace(heading="mask AP")
+# As mmseg's DepthMetric and mmagic's matting metrics name them.
+DEPTH = {
+    key: Metric(key, key, lower_is_better=key not in ("d1", "d2", "d3"), decimals=3)
+    for key in ("d1", "d2", "d3", "abs_rel", "sq_rel", "rmse", "rmse_log", "log10")
+}
+DYSAMPLE_DEPTH = ("d1", "d2", "d3", "abs_rel", "rmse", "log10", "rmse_log", "sq_rel")
+SAPA_DEPTH = ("d1", "d2", "d3", "abs_rel", "sq_rel", "rmse", "rmse_log", "log10")
+SAD = Metric("SAD", "SAD", lower_is_better=True)
+MATTING = (
+    SAD,
+    Metric("MSE", "MSE", lower_is_better=True, decimals=4),
+    Metric("Grad", "Grad", lower_is_better=True),
+    Metric("Conn", "Conn", lower_is_better=True),
+)
 SEGFORMER_NOTE = (
     "The authors report the best of SegFormer's evaluations, which are 16,000 iterations apart."
 )
 MASK_RCNN_NOTE = (
     "The paper's text counts three upsampling stages, the caption of its table the parameters of "
     "four; the configs have the three of the usual FPN."
+)
+DEPTH_NOTE = (
+    "d1, d2 and d3 are the shares of pixels whose depth is wrong by less than a factor of 1.25, "
+    "its square and its cube."
+)
+MATTING_NOTE = (
+    "Both are of the same network. The authors report the best evaluation by SAD, on the images of "
+    "the test."
 )
 ABLATION_NOTE = (
     "The table names no models: its rows with four groups have the results of Tables 4 and 6, so "
@@ -138,6 +170,42 @@ TABLES = (
         note="The usual FPN with three upsampling stages.",
     ),
     Table(
+        "dysample_table9",
+        "DepthFormer on NYU Depth V2",
+        "DySample, Table 9",
+        tuple(DEPTH[key] for key in DYSAMPLE_DEPTH),
+        note=DEPTH_NOTE + " The baseline's row equals, in all columns, the last evaluation in the "
+        "log that the toolbox of DepthFormer published: it was taken over from there, and is of a "
+        "model that interpolates with align_corners=True, where the paper's text says False. The "
+        "config has True.",
+    ),
+    Table(
+        "sapa_table4",
+        "BTS on NYU Depth V2",
+        "SAPA, Table 4",
+        tuple(DEPTH[key] for key in SAPA_DEPTH),
+        note=DEPTH_NOTE + " The baseline's row equals, in all columns, that of ResNet-50 in the "
+        "README of BTS: it was taken over from there. The code of BTS keeps the best evaluation of "
+        "each metric by itself, so that a row may be of several; ours is the last.",
+    ),
+    Table(
+        "sapa_table5",
+        "Matting on Composition-1k, baselines of SAPA's paper",
+        "SAPA, Table 5",
+        MATTING,
+        note="Baselines were published twice, with other numbers: these are those of SAPA's paper. "
+        + MATTING_NOTE,
+    ),
+    Table(
+        "fade_readme_matting",
+        "Matting on Composition-1k, baselines of the READMEs",
+        "the code of SAPA and FADE",
+        MATTING,
+        note="The second set of baselines, as the READMEs of the code of SAPA and FADE have it. "
+        "The rows of SAPA are those of its paper. Where nothing stands we have no printed number "
+        "at hand. " + MATTING_NOTE,
+    ),
+    Table(
         "dysample_table1",
         "Where the points start",
         "DySample, Table 1",
@@ -183,6 +251,9 @@ TABLES = (
 METRICS = tuple(dict.fromkeys(metric for table in TABLES for metric in table.metrics))
 # Metrics of the configs in a directory that no table has.
 FURTHER = {
+    "a2u_matting": MATTING,
+    "bts": tuple(DEPTH[key] for key in SAPA_DEPTH),
+    "depthformer": tuple(DEPTH[key] for key in DYSAMPLE_DEPTH),
     "faster_rcnn": (AP,),
     "mask2former": (MIOU, BIOU),
     "mask_rcnn": (AP, MASK_AP),
@@ -190,6 +261,10 @@ FURTHER = {
     "panoptic_fpn": (PANOPTIC[0],),
     "retinanet": (AP,),
     "segformer": (MIOU, BIOU),
-    "shapes": (AP, MASK_AP, PANOPTIC[0], MIOU),
+    "segnet": (MIOU,),
+    "shapes": (
+        *(AP, MASK_AP, PANOPTIC[0], MIOU),
+        *(DEPTH["d1"], DEPTH["abs_rel"], MATTING[0], MATTING[1]),
+    ),
     "upernet": (MIOU, BIOU),
 }

@@ -20,8 +20,11 @@ from mmdysample.engine.errors import UserError
 from mmdysample.engine.record import FILE_NAME, plain
 
 from .runs import Run
-from .tables import METRICS, MIOU
+from .tables import METRICS, MIOU, SAD
 
+# The metric whose best evaluation counts, by the beginning of a config's name; of all other configs
+# the last one counts. So the papers' authors report these.
+BEST = {"segformer": MIOU, "a2u-matting": SAD}
 # The settings that a result depends on, by their first key.
 DECISIVE = {
     *("model", "train_cfg", "optim_wrapper", "param_scheduler", "custom_hooks", "load_from"),
@@ -115,11 +118,24 @@ def run_of(training: list[Start], configs: dict[str, Path]) -> Run:
             f"it was stopped before the evaluation after the last of its {length} epochs or "
             f"iterations; the last evaluation was after {max(evaluations, default='none')}"
         )
-    step = length
-    if config.startswith("segformer"):  # as the papers' authors report it
-        step = max(evaluations, key=lambda at: (evaluations[at].get(MIOU.key, -math.inf), at))
+    step = reported_step(config, evaluations, length)
     directory = training[0].directory
     return Run(config, f"{directory.parent.name}/{directory.name}", step, evaluations[step])
+
+
+def reported_step(config: str, evaluations: dict[int, dict[str, float]], last: int) -> int:
+    """The step of the evaluation that is shown: the last, or the best of those in `BEST`.
+
+    Of equally good ones it is the latest. One that lacks the metric is worse than any other.
+    """
+    for start, metric in BEST.items():
+        if config.startswith(start):
+            sign = -1.0 if metric.lower_is_better else 1.0
+            return max(
+                evaluations,
+                key=lambda at: (sign * evaluations[at].get(metric.key, -sign * math.inf), at),
+            )
+    return last
 
 
 def check_start(start: Start, first: Start, configs: dict[str, Path]) -> None:

@@ -11,6 +11,7 @@ from mmseg.registry import MODELS
 from torch import Tensor, nn
 
 from mmdysample.errors import InvalidValue
+from mmdysample.hosts import check_channels
 from mmdysample.mmseg.matting.residual_block import NEGATIVE_SLOPE, ResidualBlock
 from mmdysample.ops.checks import positive_int
 
@@ -79,7 +80,12 @@ class MattingResNet(BaseModule):
         self.layer3 = _make_layer(2 * c, 4 * c, blocks[2], 2, norm_cfg)
 
     def forward(self, image: Tensor) -> EncoderMaps:
-        """(B, in_channels, H, W) -> the maps that the decoder takes."""
+        """(B, in_channels, H, W) -> the maps that the decoder takes.
+
+        Raises:
+            ValueError: the input has other channels.
+        """
+        check_channels("MattingResNet", [image], [self.in_channels])
         stem = self.activation(self.bn1(self.conv1(image)))
         pooled_stem = self.pool(stem)
         layer1 = self.layer1(self.pool(pooled_stem))

@@ -104,8 +104,8 @@ def test_without_compositions(maps):
 
 
 def test_half_precision_does_not_lose_small_errors(maps):
-    """0.001 squared is 0 in float16."""
+    """float16 has no number between 0 and 6e-8, where the square of 0.0002 and 1e-12 are."""
     maps["pred"] = torch.full(SHAPE, 0.501, dtype=torch.float16)
-    maps["alpha"] = torch.full(SHAPE, 0.5)
+    maps["alpha"] = torch.full(SHAPE, 0.5, dtype=torch.float16)
     loss = MattingLoss()(**maps)["loss_alpha"]
     assert loss.dtype == torch.float32 and loss > 3e-4

@@ -96,6 +96,14 @@ def test_a_gradient_reaches_every_upsampler(kind):
             assert torch.isfinite(weight.grad).all() and weight.grad.any()
 
 
+@pytest.mark.parametrize("size", [(1, 1), (9, 9), (17, 34)], ids=str)
+@pytest.mark.parametrize("kind", ["Bilinear", "SAPA"])
+def test_any_size_is_kept(kind, size):
+    model = make_random(upsample_cfg=dict(type=kind)).train()
+    out = model(torch.randn(2, 4, *size))
+    assert out.shape == (2, 1, *size) and torch.isfinite(out).all()
+
+
 def test_initialization():
     """Encoder: Kaiming; decoder: Glorot with the LeakyReLU's gain; upsamplers: their own."""
     model = randomize(make_model(dict(type="DySample", dyscope=True), base_channels=32), 77.0)
@@ -196,6 +204,10 @@ def test_dropout_is_before_the_decoder():
         (
             lambda: MattingHead()(MattingResNet(18, 4, 8)(torch.zeros(2, 4, 16, 16))),
             r"MattingHead takes feature maps of in_channels=\[4, 64, .* got maps of .*\[4, 8, ",
+        ),
+        (
+            lambda: MattingResNet(18, 3)(torch.zeros(1, 4, 16, 16)),
+            r"MattingResNet takes feature maps of in_channels=\[3\], got maps of \[4\] channels",
         ),
         (
             lambda: make_model().train()(torch.zeros(1, 4, 32, 32)),
