@@ -254,6 +254,7 @@ def test_it_draws_models_of_different_upsamplers(call, files, models, tmp_path):
     assert drawn.shape[0] > 800 and drawn.shape[1] > 1200
 
 
+@pytest.mark.slow
 def test_it_draws_a_detector(call, files, tmp_path):
     out = tmp_path / "sheet.pdf"
     image = ["--image", files / "image.png", "--zoom", "0", "--channels", "5", "5", "63"]
@@ -262,6 +263,7 @@ def test_it_draws_a_detector(call, files, tmp_path):
     assert out.read_bytes().startswith(b"%PDF")
 
 
+@pytest.mark.slow
 def test_it_lists_stages(call, files, models):
     status, stdout, _ = call(*models, "--image", files / "image.png", "--list")
     assert status == 0
@@ -323,28 +325,32 @@ def test_a_wrong_argument_is_one_sentence(call, files, tmp_path, monkeypatch, ca
         (SEGMENTOR, "dysample.pth", "none.jpg", "none.jpg cannot be read: no such file"),
         (SEGMENTOR, "fade.pth", "image.png", "does not fit this model"),
         (SEGMENTOR, "image.png", "image.png", "image.png"),
-        (CONFIGS / "none.py", "dysample.pth", "image.png", "none.py does not exist"),
     ],
 )
 def test_a_wrong_file_is_one_sentence(call, files, tmp_path, config, checkpoint, image, expected):
     out = tmp_path / "sheet.png"
     image = ["--image", files / image]
-    # behind a model that is right
-    status, _, stderr = call(
-        *(SEGMENTOR, files / "dysample.pth", config, files / checkpoint, *image, "--out", out)
-    )
+    status, _, stderr = call(config, files / checkpoint, *image, "--out", out)
     assert_refused(status, stderr, expected)
     assert not out.exists()
 
 
-def test_nothing_is_drawn_over(call, files, models, tmp_path):
+def test_the_configs_of_all_models_are_read_first(call, files, tmp_path):
+    models = (SEGMENTOR, "no checkpoint", CONFIGS / "none.py", "no checkpoint")
+    out = tmp_path / "sheet.png"
+    status, _, stderr = call(*models, "--image", files / "image.png", "--out", out)
+    assert_refused(status, stderr, "none.py does not exist")
+
+
+@pytest.mark.parametrize("name", ["mine.png", "link.png", ""], ids=["file", "link", "directory"])
+def test_nothing_is_drawn_over(call, files, tmp_path, name):
     users = tmp_path / "mine.png"
     users.write_bytes((files / "image.png").read_bytes())
     os.symlink("nowhere", tmp_path / "link.png")
     before = sorted(tmp_path.iterdir())
-    for out in (users, tmp_path / "link.png", tmp_path):
-        status, _, stderr = call(*models, "--image", files / "image.png", "--out", out)
-        assert_refused(status, stderr, f"--out {out}")
+    model = SEGMENTOR, files / "dysample.pth"
+    status, _, stderr = call(*model, "--image", files / "image.png", "--out", tmp_path / name)
+    assert_refused(status, stderr, f"--out {tmp_path / name}")
     assert sorted(tmp_path.iterdir()) == before
     assert users.read_bytes() == (files / "image.png").read_bytes()
 
