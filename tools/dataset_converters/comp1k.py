@@ -25,7 +25,6 @@ import tempfile
 from pathlib import Path
 from typing import NamedTuple
 
-import cv2
 import numpy as np
 from PIL import Image
 
@@ -34,6 +33,7 @@ from mmdysample.engine.images import check_image_file
 from mmdysample.mmseg.matting.compositing import composite, cover
 from mmdysample.mmseg.matting.dataset import list_images
 from mmdysample.mmseg.matting.loading import check_trimap, read_color, read_gray
+from mmdysample.mmseg.matting.writing import write_png
 
 BACKGROUNDS_EACH = 20
 TRAINING = tuple(Path("Training_set", name) for name in ("Adobe-licensed images", "Other"))
@@ -227,8 +227,7 @@ def write(out: Path, training: dict[str, Matte], scenes: list[Scene]) -> None:
             link(matte.alpha, root / "train/alpha", name)
         for number, scene in enumerate(scenes):
             show_progress(f"composing {number} of {len(scenes)}")
-            merged = cv2.imencode(".png", compose(scene))[1].tobytes()
-            (root / "test/merged" / f"{scene.name}.png").write_bytes(merged)
+            write_png(root / "test/merged" / f"{scene.name}.png", compose(scene))
             link(scene.matte.alpha, root / "test/alpha", scene.name)
             link(scene.trimap, root / "test/trimap", scene.name)
         show_progress("")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import math
+from pathlib import Path
 
 import pytest
 
@@ -15,7 +17,7 @@ from mmengine.logging import MMLogger
 from mmengine.structures import PixelData
 from mmseg.structures import SegDataSample
 
-from mmdysample.errors import InvalidType, InvalidValue
+from mmdysample.errors import InvalidType, InvalidValue, UserError
 from mmdysample.mmseg.matting.metrics import (
     MattingMetric,
     connectivity_error,
@@ -203,7 +205,8 @@ def test_metric_is_the_mean_over_images(monkeypatch):
 def test_nothing_but_numbers_is_kept():
     metric = MattingMetric()
     metric.process({}, [sample("0", *blobs(0, (24, 31)))])
-    (kept,) = metric.results
+    ((path, kept),) = metric.results
+    assert path == "images/0.jpg"
     assert {type(value) for value in kept.values()} == {float}
 
 
@@ -223,6 +226,36 @@ def test_two_images_of_one_name(tmp_path):
     metric.process({}, [sample("one", pred), sample("one", pred)])  # a distributed sampler repeats
     with pytest.raises(InvalidValue, match=r"one\.png would hold .*images/one\.jpg and images/a/"):
         metric.process({}, [sample("a/one", pred)])
+
+
+def test_two_images_of_one_name_in_two_processes(tmp_path):
+    metric = MattingMetric(output_dir=str(tmp_path), format_only=True)
+    gathered = [("a/one.jpg", None), ("a/two.jpg", None), ("b/one.jpg", None)]
+    with pytest.raises(InvalidValue, match=r"one\.png would hold .*a/one\.jpg and b/one\.jpg"):
+        metric.compute_metrics(gathered)
+    assert metric.compute_metrics(gathered[:2]) == {}
+
+
+def test_an_alpha_that_cannot_be_written_leaves_the_earlier_one(tmp_path, monkeypatch):
+    metric = MattingMetric(output_dir=str(tmp_path), format_only=True)
+    (tmp_path / "one.png").write_bytes(b"earlier")
+
+    def fail(path, content):
+        with path.open("wb") as file:
+            file.write(content[:10])
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", fail)
+    with pytest.raises(OSError, match="No space left"):
+        metric.process({}, [sample("one", blobs(0, (5, 5))[0])])
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {"one.png": b"earlier"}
+
+
+def test_an_alpha_that_cannot_be_encoded(tmp_path):
+    metric = MattingMetric(output_dir=str(tmp_path), format_only=True)
+    with pytest.raises(UserError, match=r"one\.png: an array .* cannot be encoded as PNG"):
+        metric.process({}, [sample("one", np.zeros((1, 2**20 + 1), np.uint8))])
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(
