@@ -202,8 +202,7 @@ TABLES = (
         "the code of SAPA and FADE",
         MATTING,
         note="The second set of baselines, as the READMEs of the code of SAPA and FADE have it. "
-        "The rows of SAPA are those of its paper. Where nothing stands we have no printed number "
-        "at hand. " + MATTING_NOTE,
+        "The rows of SAPA are those of its paper. " + MATTING_NOTE,
     ),
     Table(
         "dysample_table1",
