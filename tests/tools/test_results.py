@@ -166,7 +166,13 @@ SETTINGS = dict(
     train_cfg=dict(type="IterBasedTrainLoop", max_iters=4, val_interval=2),
     optim_wrapper=dict(optimizer=dict(type="SGD", lr=0.1)),
     train_dataloader=dict(
-        batch_size=2, num_workers=2, dataset=dict(data_root="data/a", ann_file="a/train.json")
+        batch_size=2,
+        num_workers=2,
+        dataset=dict(
+            data_root="data/a",
+            ann_file="a/train.json",
+            data_prefix=dict(fg_path="train/fg", bg_path="../coco/train2014"),
+        ),
     ),
     val_evaluator=dict(type="CocoMetric", metric="bbox"),
     auto_scale_lr=dict(enable=False, base_batch_size=16),
@@ -293,6 +299,14 @@ STOPPED = "it was stopped before the evaluation after the last of its 4"
             {"train_dataloader.dataset.ann_file": "a/val.json"},
             "train_dataloader.dataset.ann_file is 'val.json', not 'train.json'",
         ),
+        (
+            {"train_dataloader.dataset.data_prefix.bg_path": "/elsewhere/coco/val2014"},
+            "train_dataloader.dataset.data_prefix.bg_path is 'val2014', not 'train2014'",
+        ),
+        (
+            {"train_dataloader.dataset.data_prefix.fg_path": "/elsewhere/train/fg"},
+            "data_prefix.fg_path is '/elsewhere/train/fg', not 'train/fg'",
+        ),
         (dict(processes=4), "the batch is 2 images on each of 4 GPUs, not 16 in all"),
         ({"train_dataloader.batch_size": "2"}, "the batch is '2' images on each of 8 GPUs"),
         (
@@ -312,6 +326,7 @@ def test_a_training_that_does_not_count(work_dirs, changes, says):
         {
             "train_dataloader.dataset.data_root": "/elsewhere",
             "train_dataloader.dataset.ann_file": "/elsewhere/train.json",
+            "train_dataloader.dataset.data_prefix.bg_path": "/elsewhere/train2014/",
             "train_dataloader.num_workers": 0,
             "model.pretrained": "/weights/r50.pth",
         },
