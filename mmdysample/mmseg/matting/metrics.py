@@ -8,7 +8,6 @@ pixels of the trimap count, those of value 128.
 
 from __future__ import annotations
 
-import logging
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -145,8 +144,7 @@ def _difference(pred: np.ndarray, true: np.ndarray) -> np.ndarray:
 class MattingMetric(BaseMetric):
     """SAD, MSE, Grad and Conn, each the mean over the images.
 
-    Every image is reduced to four numbers where it is predicted. An image whose trimap has no
-    unknown pixel does not count; the log says how many there are.
+    Every image is reduced to four numbers where it is predicted.
 
     Args:
         output_dir: where the predicted alphas are written, as ``NAME.png``, 8 bits; NAME is that of
@@ -157,8 +155,8 @@ class MattingMetric(BaseMetric):
 
     Raises:
         InvalidValue: ``format_only`` without ``output_dir``; a sample without a predicted alpha, or
-            without its trimap or true alpha; no image with an unknown pixel; two images of
-            one name to write.
+            without its trimap or true alpha; a trimap without an unknown pixel; two images of one
+            name to write.
     """
 
     FUNCTIONS: ClassVar = dict(
@@ -184,7 +182,7 @@ class MattingMetric(BaseMetric):
         self._written: dict[str, str] = {}
 
     def process(self, data_batch: dict, data_samples: Sequence[dict]) -> None:
-        """Keep the path and the four numbers of each sample, None if no pixel is unknown."""
+        """Keep the path and the four numbers of each sample."""
         for sample in data_samples:
             pred = _alpha(sample, "pred_alpha", "the model predicts none")
             if self.output_dir:
@@ -192,11 +190,12 @@ class MattingMetric(BaseMetric):
             measured = None if self.format_only else self._measure(pred, sample)
             self.results.append((sample.get("img_path"), measured))
 
-    def _measure(self, pred: np.ndarray, sample: dict) -> dict[str, float] | None:
+    def _measure(self, pred: np.ndarray, sample: dict) -> dict[str, float]:
         true = _alpha(sample, "gt_alpha", "the test pipeline needs LoadAlphaAnnotations")
         unknown = _alpha(sample, "trimap", "the test pipeline needs LoadTrimap") == UNKNOWN
         if not unknown.any():
-            return None
+            name = sample.get("img_path", "a sample")
+            raise InvalidValue(f"the trimap of {name} has no unknown pixel (128) to measure")
         return {name: function(pred, true, unknown) for name, function in self.FUNCTIONS.items()}
 
     def compute_metrics(self, results: list) -> dict[str, float]:
@@ -207,22 +206,21 @@ class MattingMetric(BaseMetric):
                 self._claim(path, written)
         if self.format_only:
             return {}
-        measured = [each for _, each in results if each is not None]
-        if not measured:
-            raise InvalidValue(f"none of the {len(results)} trimaps has an unknown pixel (128)")
-        logger = MMLogger.get_current_instance()
-        if len(measured) < len(results):
-            print_log(
-                f"{len(results) - len(measured)} of {len(results)} trimaps have no unknown pixel: "
-                "their images do not count",
-                logger,
-                logging.WARNING,
-            )
-        means = {name: float(np.mean([each[name] for each in measured])) for name in self.FUNCTIONS}
+        means = {
+            name: float(np.mean([errors[name] for _, errors in results])) for name in self.FUNCTIONS
+        }
         table = PrettyTable(field_names=list(means))
         table.add_row([f"{mean:.4f}" for mean in means.values()])
-        print_log(f"over {len(measured)} images:\n{table}", logger)
+        print_log(f"over {len(results)} images:\n{table}", MMLogger.get_current_instance())
         return means
+
+    def evaluate(self, size: int) -> dict[str, float]:
+        """As of BaseMetric; after an error, too, the next evaluation begins without samples."""
+        try:
+            return super().evaluate(size)
+        finally:
+            self.results.clear()
+            self._written.clear()
 
     def _write(self, alpha: np.ndarray, sample: dict) -> None:
         write_png(self._claim(sample["img_path"], self._written), alpha)

@@ -189,17 +189,14 @@ def test_metric_is_the_mean_over_images(monkeypatch):
     monkeypatch.setattr(logger, "handle", lambda record: lines.append(record.getMessage()))
     metric = MattingMetric()
     inputs = [blobs(0, (24, 31)), blobs(1, (17, 5)), blobs(2, (9, 9))]
-    # No unknown pixel: it does not count, whatever is predicted.
-    pred, true, _ = blobs(3, (8, 8))
-    inputs.append((pred, true, np.full((8, 8), 255, np.uint8)))
     for number, maps in enumerate(inputs):
         metric.process({}, [sample(str(number), *maps)])
-    scores = metric.evaluate(size=4)
+    scores = metric.evaluate(size=3)
     assert list(scores) == ["SAD", "MSE", "Grad", "Conn"]
     for name, (_, function) in PAIRS.items():
-        expected = np.mean([function(*maps) for maps in inputs[:3]])
+        expected = np.mean([function(*maps) for maps in inputs])
         assert scores[name] == pytest.approx(expected), name
-    assert any("1 of 4 trimaps have no unknown pixel" in line for line in lines)
+    assert any("over 3 images" in line for line in lines)
 
 
 def test_nothing_but_numbers_is_kept():
@@ -275,12 +272,21 @@ def test_predictions_of_another_type():
         MattingMetric().process({}, [sample("one", pred.astype(np.float32), true, trimap)])
 
 
-def test_no_unknown_pixel_at_all():
+def test_no_unknown_pixel():
     pred, true, _ = blobs(0, (5, 5))
-    metric = MattingMetric()
-    metric.process({}, [sample("one", pred, true, np.zeros((5, 5), np.uint8))])
-    with pytest.raises(InvalidValue, match="none of the 1 trimaps has an unknown pixel"):
-        metric.evaluate(size=1)
+    with pytest.raises(InvalidValue, match=r"images/one\.jpg has no unknown pixel \(128\)"):
+        MattingMetric().process({}, [sample("one", pred, true, np.zeros((5, 5), np.uint8))])
+
+
+def test_an_evaluation_after_one_that_failed(tmp_path):
+    metric = MattingMetric(output_dir=str(tmp_path))
+    metric.process({}, [sample("a/one", *blobs(0, (5, 5)))])
+    metric.results.append(("images/b/one.jpg", None))  # of another process
+    with pytest.raises(InvalidValue, match="would hold the alphas of both"):
+        metric.evaluate(size=2)
+    maps = blobs(1, (9, 9))
+    metric.process({}, [sample("b/one", *maps)])
+    assert metric.evaluate(size=1)["SAD"] == pytest.approx(reference.sad(*maps))
 
 
 def test_format_only_needs_a_directory():
