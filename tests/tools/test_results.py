@@ -140,6 +140,15 @@ def test_the_baselines_that_were_taken_over():
         assert all(a != b for a, b in zip(paper.values, readme.values, strict=True))
 
 
+def test_lines_say_where_their_numbers_are_printed():
+    for name, printed_in in (("sapa_table5", "paper"), ("fade_readme_matting", "README")):
+        table = BY_NAME[name]
+        assert {line.result for line in document.lines_of(table, table.rows(), [])} == {printed_in}
+    text = document.markdown([], ROOT / "docs")
+    (line,) = (line for line in text.splitlines() if "_fade-lite_1xb16" in line)
+    assert "| README | 31.36" in line and "| +27K |" in line
+
+
 @pytest.mark.parametrize("table", ["sapa_table5", "fade_readme_matting"])
 def test_both_sets_of_matting_baselines_in_its_document(table):
     """docs/matting.md prints what published/ has."""
