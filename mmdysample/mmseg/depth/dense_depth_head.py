@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from mmdysample.errors import InvalidType, InvalidValue
 from mmdysample.hosts import build_stages
 from mmdysample.mmseg.depth.depth_head import DepthHead
+from mmdysample.upsamplers.layers import to_float32_or_more
 
 _ACTIVATION = dict(type="LeakyReLU", negative_slope=0.01)
 
@@ -81,8 +82,10 @@ class DenseDepthHead(DepthHead):
         skips = inputs[-2::-1]
         for upsample, fusion, skip in zip(self.upsample_modules, fusions, skips, strict=True):
             x = fusion(upsample(x, guide=skip), skip)
-        x = self.conv_depth(x)
-        return self.max_depth * x.sigmoid() if self.scale_up else x.relu() + self.min_depth
+        logits = self.conv_depth(x)
+        if self.scale_up:
+            return self._share_of_max_depth(logits)
+        return to_float32_or_more(logits).relu() + self.min_depth
 
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, scale_up={self.scale_up}"

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from mmdysample.errors import InvalidType, InvalidValue, UserError
 from mmdysample.hosts import check_channels
+from mmdysample.upsamplers.layers import to_float32_or_more
 
 
 class DepthHead(BaseDecodeHead):
@@ -103,6 +104,10 @@ class DepthHead(BaseDecodeHead):
             size = meta.get("pad_shape", size)
         depth = depth.float().clamp(self.min_depth, self.max_depth)
         return self._resize(depth, size[:2])
+
+    def _share_of_max_depth(self, logits: Tensor) -> Tensor:
+        """``max_depth`` times the sigmoid; in float32 also where autocast is on."""
+        return to_float32_or_more(logits).sigmoid() * self.max_depth
 
     def _resize(self, depth: Tensor, size: Sequence[int]) -> Tensor:
         return F.interpolate(
