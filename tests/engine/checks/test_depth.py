@@ -7,9 +7,12 @@ import pytest
 pytest.importorskip("mmdet", reason="needs mmdet: bash tools/setup_env.sh installs it")
 pytest.importorskip("mmseg", reason="needs mmseg: bash tools/setup_env.sh installs it")
 
+import cv2
 import numpy as np
+import torch
 from mmengine.config import Config
 from mmseg.datasets.transforms import RandomRotate
+from mmseg.evaluation.metrics import DepthMetric
 
 import mmdysample.mmseg  # noqa: F401 - registers DepthErrorMetric
 from mmdysample.engine.checks import TRAINING, check_config
@@ -90,12 +93,50 @@ def test_no_merging_of_classes():
         augment(depth_config(tta_model=dict(type="SegTTAModel"), tta_pipeline=[]))
 
 
+UNKNOWN_HEAD = {"model.decode_head": dict(type="FCNHead", _delete_=True)}
+
+
+@pytest.mark.parametrize(
+    ("evaluator", "changes", "says"),
+    [
+        (
+            dict(max_depth_eval=80),
+            {},
+            r"max_depth_eval of test_evaluator is 80 m, .*=1000.0 .* 819",
+        ),
+        (
+            dict(max_depth_eval=10),
+            {"model.decode_head.max_depth": 80},
+            "max_depth of model.decode_head is 80 m",
+        ),
+        (dict(depth_scale_factor=6554), {}, "max_depth of model.decode_head is 10.0 m, .* 6553 or"),
+        ({}, UNKNOWN_HEAD, "the config does not say .*above 65.535 m"),
+    ],
+    ids=str,
+)
+def test_depths_that_do_not_fit_into_16_bits_are_not_written(evaluator, changes, says, tmp_path):
+    cfg = depth_config(**changes)
+    cfg.test_evaluator = dict(type="DepthMetric", **evaluator)
+    with pytest.raises(UserError, match=says):
+        write_predictions(cfg, str(tmp_path / "out"))
+    assert not (tmp_path / "out").exists()
+
+
+def test_mmseg_would_wrap_them(tmp_path):
+    metric = DepthMetric(max_depth_eval=80, depth_scale_factor=1000, output_dir=str(tmp_path))
+    depth = dict(data=torch.full((1, 2, 3), 80.0))
+    metric.process({}, [dict(pred_depth_map=depth, gt_depth_map=depth, img_path="a/7.jpg")])
+    assert cv2.imread(str(tmp_path / "7.png"), cv2.IMREAD_UNCHANGED)[0, 0] == 80000 - 65536
+
+
 @pytest.mark.parametrize(
     ("evaluator", "factor"),
     [
         (dict(type="DepthMetric"), 1000.0),
         (dict(type="DepthErrorMetric"), 1000.0),
         (dict(type="DepthMetric", depth_scale_factor=256.0), 256.0),
+        (dict(type="DepthMetric", depth_scale_factor=819.0, max_depth_eval=80), 819.0),
+        (dict(type="DepthErrorMetric", depth_scale_factor=6553.5), 6553.5),
         (dict(type="IoUMetric"), None),
     ],
     ids=str,
