@@ -3,32 +3,16 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
-import cv2
-import numpy as np
 import pytest
 
 pytest.importorskip("mmseg", reason="needs mmseg: bash tools/setup_env.sh installs it")
 pytest.importorskip("mmdet", reason="needs mmdet: bash tools/setup_env.sh installs it")
 
 from tests.engine.zygote import TEST, shared_zygote
-from tests.learning import CONFIGS, draw_shapes, train
+from tests.learning import CONFIGS, best_constant_depth, draw_shapes, train
 
 ITERATIONS = 100
-
-
-def best_constant(directory: Path) -> tuple[float, float]:
-    """The least abs_rel and the least rmse that one depth for all pixels can have, in meters."""
-    errors = []
-    for path in sorted(directory.glob("*.png")):
-        depth = cv2.imread(str(path), cv2.IMREAD_UNCHANGED) / 1000
-        valid = depth[(depth > 1e-3) & (depth < 10)]
-        constants = np.arange(0.5, 10, 0.1)[:, None]
-        abs_rel = (abs(constants - valid) / valid).mean(1)
-        errors.append((abs_rel, ((constants - valid) ** 2).mean(1) ** 0.5))
-    abs_rel, rmse = np.mean(errors, axis=0)
-    return abs_rel.min(), rmse.min()
 
 
 @pytest.mark.slow
@@ -42,7 +26,7 @@ def test_bts_learns(tmp_path):
     ]
     config = CONFIGS / "bts_r18_dysample_shapes.py"
     scores = train(config, options, tmp_path)
-    abs_rel, rmse = best_constant(tmp_path / "shapes" / "depth" / "validation")
+    abs_rel, rmse = best_constant_depth(tmp_path / "shapes" / "depth" / "validation")
     # Measured: 0.28 and 1.33 m, of a constant 0.59 and 2.54 m.
     assert scores["abs_rel"] < 0.7 * abs_rel
     assert scores["rmse"] < 0.7 * rmse

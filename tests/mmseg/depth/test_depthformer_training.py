@@ -8,7 +8,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import cv2
 import numpy as np
 import pytest
 import torch
@@ -19,23 +18,11 @@ pytest.importorskip("mmdet", reason="needs mmdet: bash tools/setup_env.sh instal
 from mmdysample.engine.checkpoint import load_checkpoint_file
 from tests.engine.accidents import accident
 from tests.engine.zygote import ROOT, TEST, TRAIN, shared_zygote
-from tests.learning import CONFIGS, draw_shapes, train
+from tests.learning import CONFIGS, best_constant_depth, draw_shapes, train
 from tests.tools.test_dist import run, run_well
 
 CONFIG = CONFIGS / "depthformer_swin-small_dysample_shapes.py"
 ITERATIONS = 50
-
-
-def least_errors(directory: Path) -> tuple[float, float]:
-    """abs_rel and rmse of the one depth that is best for all pixels, each by its own depth."""
-    files = sorted(directory.glob("*.png"))
-    depths = [cv2.imread(str(path), cv2.IMREAD_UNCHANGED) / 1000 for path in files]
-    assert len(depths) == 8
-    abs_rel, rmse = [], []
-    for constant in np.arange(0.3, 10, 0.05):
-        abs_rel.append(np.mean([np.mean(abs(constant - d) / d) for d in depths]))
-        rmse.append(np.mean([np.mean((constant - d) ** 2) ** 0.5 for d in depths]))
-    return min(abs_rel), min(rmse)
 
 
 @pytest.mark.slow
@@ -48,7 +35,7 @@ def test_depthformer_learns(tmp_path):
         *(f"param_scheduler.1.{name}={ITERATIONS}" for name in ("end", "T_max")),
     ]
     scores = train(CONFIG, options, tmp_path)
-    abs_rel, rmse = least_errors(tmp_path / "shapes" / "depth" / "validation")
+    abs_rel, rmse = best_constant_depth(tmp_path / "shapes" / "depth" / "validation")
     assert scores["abs_rel"] < 0.75 * abs_rel
     assert scores["rmse"] < 0.75 * rmse
 
