@@ -98,7 +98,7 @@ def _check_depths_fit(model: Mapping, metric: Mapping, max_depth_eval: float) ->
         max_depth_eval: where ``metric`` has none.
     """
     factor = metric["depth_scale_factor"]
-    if isinstance(factor, bool) or not isinstance(factor, (int, float)) or not 0 < factor:
+    if isinstance(factor, bool) or not isinstance(factor, (int, float)) or not factor > 0:
         raise UserError(
             f"--out: depth_scale_factor of test_evaluator must be a number above 0, got {factor!r}"
         )

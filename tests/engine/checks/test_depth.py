@@ -102,13 +102,14 @@ UNKNOWN_HEAD = {"model.decode_head": dict(type="FCNHead", _delete_=True)}
         (
             dict(max_depth_eval=80),
             {},
-            r"max_depth_eval of test_evaluator is 80 m, .*=1000.0 .* 819",
+            r"max_depth_eval of test_ev.* is 80 m, .*=1000.0 .* 819 or",
         ),
         (
             dict(max_depth_eval=10),
             {"model.decode_head.max_depth": 80},
             "max_depth of model.decode_head is 80 m",
         ),
+        (dict(depth_scale_factor="mm"), {}, r"depth_scale_factor of .* above 0, got 'mm'"),
         (dict(depth_scale_factor=6554), {}, "max_depth of model.decode_head is 10.0 m, .* 6553 or"),
         ({}, UNKNOWN_HEAD, "the config does not say .*above 65.535 m"),
     ],
@@ -120,6 +121,13 @@ def test_depths_that_do_not_fit_into_16_bits_are_not_written(evaluator, changes,
     with pytest.raises(UserError, match=says):
         write_predictions(cfg, str(tmp_path / "out"))
     assert not (tmp_path / "out").exists()
+
+
+def test_our_metric_clamps_what_does_not_fit(tmp_path):
+    cfg = depth_config(**{"model.decode_head.max_depth": 80})
+    cfg.test_evaluator = dict(type="DepthErrorMetric", max_depth_eval=10)
+    write_predictions(cfg, str(tmp_path / "out"))
+    assert cfg.test_evaluator.depth_scale_factor == 1000
 
 
 def test_mmseg_would_wrap_them(tmp_path):
