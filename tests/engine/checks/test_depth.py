@@ -34,9 +34,76 @@ UPSTREAM = {"val_evaluator": dict(type="DepthMetric", _delete_=True, min_depth_e
 SEGMENTATION = {"train_dataloader.dataset.pipeline": [dict(type="LoadAnnotations"), ROTATE]}
 
 
-@pytest.mark.parametrize("changes", [{}, SLIDE, UPSTREAM, SEGMENTATION], ids=str)
+MOSAIC = dict(type="RandomMosaic", prob=0.5, img_scale=(64, 64))
+CUT_OUT = dict(type="RandomCutOut", prob=0.5, n_holes=1, cutout_shape=(4, 4))
+LOADS_DEPTH = [dict(type="LoadDepthAnnotation", depth_rescale_factor=1e-3)]
+PADDING = dict(type="SegDataPreProcessor", size=(64, 64))
+
+
+def data_set(*transforms: dict) -> dict:
+    return dict(type="NYUDataset", pipeline=[*LOADS_DEPTH, *transforms])
+
+
+def wrapped(*transforms: dict) -> dict:
+    """The mixture of a data set with depth, as the config of a wrapper."""
+    dataset = dict(type="MultiImageMixDataset", dataset=data_set(), pipeline=list(transforms))
+    return {"train_dataloader.dataset": dict(_delete_=True, **dataset)}
+
+
+def concatenated(*datasets: dict) -> dict:
+    """Also with 11 data sets before them."""
+    plain = [dict(type="NYUDataset", pipeline=[])] * 11
+    dataset = dict(type="ConcatDataset", datasets=[*plain, *datasets])
+    return {"train_dataloader.dataset": dict(_delete_=True, **dataset)}
+
+
+ROTATED_LABELS = dict(type="NYUDataset", pipeline=[dict(type="LoadAnnotations"), ROTATE])
+OWN_AND_TOP = {"data_preprocessor": dict(PADDING, seg_pad_val=255)}
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        *({}, SLIDE, UPSTREAM, SEGMENTATION, OWN_AND_TOP),
+        concatenated(data_set(), ROTATED_LABELS),
+        concatenated(data_set(dict(ROTATE, seg_pad_val=0), CUT_OUT)),
+        wrapped(dict(MOSAIC, seg_pad_val=0)),
+    ],
+    ids=str,
+)
 def test_accepted(changes):
     check_config(depth_config(**changes), TRAINING)
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        (wrapped(ROTATE), r"dataset.pipeline\[0\]: RandomRotate fills .* seg_pad_val=255"),
+        (wrapped(MOSAIC), r"dataset.pipeline\[0\]: RandomMosaic fills .* seg_pad_val=255"),
+        (
+            concatenated(ROTATED_LABELS, data_set(dict(CUT_OUT, seg_fill_in=7))),
+            r"datasets\[12\].pipeline\[1\]: RandomCutOut fills .* seg_fill_in=7",
+        ),
+        (
+            {"model.data_preprocessor.type": "mmseg.SegDataPreProcessor"}
+            | {"model.data_preprocessor.seg_pad_val": 255},
+            r"model.data_preprocessor.seg_pad_val is 255",
+        ),
+    ],
+    ids=str,
+)
+def test_what_would_be_255_meters_is_found(changes, says):
+    with pytest.raises(UserError, match=says):
+        check_config(depth_config(**changes), TRAINING)
+
+
+def test_the_preprocessor_at_the_top_is_that_of_a_model_without():
+    cfg = depth_config(data_preprocessor=PADDING)
+    del cfg.model["data_preprocessor"]
+    with pytest.raises(UserError, match=r"^data_preprocessor.seg_pad_val is 255, .*in meters"):
+        check_config(cfg, TRAINING)
+    cfg.data_preprocessor.seg_pad_val = 0
+    check_config(cfg, TRAINING)
 
 
 LOADING = "train_dataloader.dataset.pipeline.1"
@@ -55,6 +122,14 @@ LOADING = "train_dataloader.dataset.pipeline.1"
         (
             {"model.test_cfg": dict(mode="slide_flip", crop_size=(4, 4))},
             r"there is no stride",
+        ),
+        (
+            {"model.test_cfg": dict(mode="slide_flip", crop_size=48, stride=(4, 4))},
+            r"model.test_cfg.crop_size must be a height and a width, .* got 48",
+        ),
+        (
+            {"model.test_cfg": dict(mode="slide_flip", crop_size=(4, 4), stride=(0, 4))},
+            r"model.test_cfg.stride must be a height .* of at least 1, got \(0, 4\)",
         ),
         ({"model.data_preprocessor.seg_pad_val": 255}, r"seg_pad_val is 255, .* set seg_pad_val=0"),
         ({"train_dataloader.dataset.pipeline.2": ROTATE}, None),
