@@ -9,7 +9,9 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import torch
 
+from mmdysample.engine.checkpoint import load_checkpoint_file
 from tests.engine.zygote import ROOT, TRAIN, shared_zygote
 
 CONFIGS = ROOT / "configs" / "shapes"
@@ -25,6 +27,44 @@ def draw_shapes(directory: Path) -> list[str]:
         *(f"{part}_dataloader.num_workers=0" for part in PARTS),
         *(f"{part}_dataloader.persistent_workers=False" for part in PARTS),
     ]
+
+
+def write_short_config(config: Path, directory: Path, model: str = "") -> None:
+    """Write ``directory/config.py``: four iterations of two images, a checkpoint after two.
+
+    Three images are evaluated, of which the second has no known depth. ``model`` is what the
+    config sets in its model.
+    """
+    shapes = directory / "shapes"
+    call = [sys.executable, ROOT / "tools" / "make_shapes.py", shapes, "--size", "64", "64"]
+    subprocess.run([*call, "--train", "8", "--val", "3"], check=True)
+    unknown = sorted((shapes / "depth" / "validation").glob("*.png"))[1]
+    assert cv2.imwrite(str(unknown), np.zeros((64, 64), np.uint16))
+    lines = [
+        f'_base_ = "{config}"',
+        f"model = dict({model})",
+        "train_cfg = dict(max_iters=4, val_interval=4)",
+        "default_hooks = dict(checkpoint=dict(interval=2, max_keep_ckpts=3))",
+        'custom_imports = dict(imports=["mmdysample.mmseg"], allow_failed_imports=False)',
+        *(
+            f"{part}_dataloader = dict(batch_size=2, num_workers=0, persistent_workers=False, "
+            f'dataset=dict(data_root="{shapes}/"))'
+            for part in PARTS
+        ),
+    ]
+    (directory / "config.py").write_text("\n".join(lines) + "\n")
+
+
+def training_state(path: Path) -> dict[str, torch.Tensor]:
+    """Of a checkpoint: weights, statistics of batch normalization, the optimizer's moments."""
+    checkpoint = load_checkpoint_file(path)
+    moments = {
+        f"{number}.{name}": value
+        for number, of_parameter in checkpoint["optimizer"]["state"].items()
+        for name, value in of_parameter.items()
+    }
+    assert any(moments[f"0.{name}"].any() for name in ("exp_avg", "exp_avg_sq"))
+    return {**checkpoint["state_dict"], **moments}
 
 
 def train(config: Path, options: list[str], directory: Path) -> dict:
