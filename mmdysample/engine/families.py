@@ -21,6 +21,7 @@ from mmdysample.engine.data import data_set_configs
 from mmdysample.engine.lookup import class_of
 from mmdysample.engine.outputs import check_new, check_new_directory
 from mmdysample.errors import UserError
+from mmdysample.ops.checks import finite_number
 
 _META_KEYS = (
     *("img_id", "img_path", "ori_shape", "img_shape", "scale_factor"),
@@ -98,10 +99,8 @@ def _check_depths_fit(model: Mapping, metric: Mapping, max_depth_eval: float) ->
         max_depth_eval: where ``metric`` has none.
     """
     factor = metric["depth_scale_factor"]
-    if isinstance(factor, bool) or not isinstance(factor, (int, float)) or not factor > 0:
-        raise UserError(
-            f"--out: depth_scale_factor of test_evaluator must be a number above 0, got {factor!r}"
-        )
+    name = "--out: depth_scale_factor of test_evaluator"
+    finite_number(name, factor, "a finite number above 0", above=0)
     head = model.get("decode_head") or {}
     cls = class_of(MODELS, head.get("type"), "mmseg")
     predicted = head.get("max_depth", arguments(cls)[0].get("max_depth") if cls else None)

@@ -16,8 +16,10 @@ from mmseg.evaluation.metrics import DepthMetric
 
 import mmdysample.mmseg  # noqa: F401 - registers DepthErrorMetric
 from mmdysample.engine.checks import TRAINING, check_config
+from mmdysample.engine.checks.settings import OF_DEPTH
 from mmdysample.engine.families import augment, write_predictions
 from mmdysample.errors import UserError
+from mmdysample.mmseg.depth.metric import NAMES
 from tests.engine.toy import CONFIGS
 
 ROTATE = dict(type="RandomRotate", prob=1.0, degree=2.5)
@@ -154,6 +156,10 @@ def test_refused(changes, says):
         says = r"pipeline\[2\]: RandomRotate fills depth with seg_pad_val=255"
     with pytest.raises(UserError, match=says):
         check_config(cfg, TRAINING)
+
+
+def test_the_names_of_what_is_measured():
+    assert OF_DEPTH == NAMES
 
 
 def test_mmseg_would_fill_depth_with_255_meters():
