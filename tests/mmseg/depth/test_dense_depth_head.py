@@ -144,5 +144,8 @@ def test_user_errors():
         make(in_channels=[64])
     with pytest.raises(TypeError, match=r"scale_up must be True or False, got 'yes'"):
         make(scale_up="yes")
+    for name, value in (("channels", 64), ("num_classes", 1), ("dropout_ratio", 0.1)):
+        with pytest.raises(TypeError, match=f"DenseDepthHead takes no {name}: a head for depth"):
+            make(**{name: value})
     with pytest.raises(ValueError, match=r"DenseDepthHead takes .*got maps of \[1, 1, 1, 1\]"):
         make()([torch.zeros(1, 1, 8, 8)] * 4)
