@@ -125,8 +125,8 @@ def write_image(path: str | os.PathLike, pixels: np.ndarray) -> None:
         encoded = False
     if not encoded:
         raise InvalidValue(
-            f"an array {pixels.shape} of {pixels.dtype} cannot be written to {path} in the format "
-            "of its name"
+            f"{path}: an array {pixels.shape} of {pixels.dtype} cannot be encoded as "
+            f"{Path(path).suffix[1:].upper() or 'an image without a suffix'}"
         )
     with replacing(path) as draft:
         draft.write_bytes(content.tobytes())

@@ -60,26 +60,27 @@ def check_outside_data(path: str, what: str, cfg: Config) -> None:
     A directory of data that we work in, such as a ``data_root`` of ``.``, may hold results as well.
     """
     place, here = Path(os.path.realpath(path)), Path.cwd()
-    for directory in data_directories(cfg):
-        data = os.path.realpath(directory)
+    for each in data_paths(cfg):
+        data = os.path.realpath(each)
         if place.is_relative_to(data) and not here.is_relative_to(data):
-            raise UserError(
-                f"{what} {path}: {directory} holds data of the config, choose another place"
-            )
+            raise UserError(f"{what} {path}: {each} holds data of the config, choose another place")
 
 
-def data_directories(cfg: Config) -> Iterator[str]:
-    """The directories that the config's data sets and evaluators read."""
+def data_paths(cfg: Config) -> Iterator[str]:
+    """The directories and list files that the config's data sets and evaluators read.
+
+    The directory of a list file is none of them: a list may lie anywhere.
+    """
     for part in ("train", "val", "test"):
-        yield from _directories(cfg.get(f"{part}_dataloader"), "")
-        yield from _directories(cfg.get(f"{part}_evaluator"), "")
+        yield from _paths(cfg.get(f"{part}_dataloader"), "")
+        yield from _paths(cfg.get(f"{part}_evaluator"), "")
 
 
-def _directories(settings: Any, root: str) -> Iterator[str]:
-    """Every directory that settings name at any depth, below the ``data_root`` around them."""
+def _paths(settings: Any, root: str) -> Iterator[str]:
+    """Every path that settings name at any depth, below the ``data_root`` around them."""
     if isinstance(settings, (list, tuple)):
         for each in settings:
-            yield from _directories(each, root)
+            yield from _paths(each, root)
     if not isinstance(settings, Mapping):
         return
     if isinstance(settings.get("data_root"), str):
@@ -89,7 +90,6 @@ def _directories(settings: Any, root: str) -> Iterator[str]:
         if key == "data_prefix" and isinstance(value, Mapping):
             yield from (os.path.join(root, each) for each in value.values() if type(each) is str)
         elif key in ("ann_file", "seg_prefix") and isinstance(value, str):
-            path = os.path.join(root, value)
-            yield path if os.path.isdir(path) else os.path.dirname(path)
+            yield os.path.join(root, value)
         elif key != "pipeline":
-            yield from _directories(value, root)
+            yield from _paths(value, root)

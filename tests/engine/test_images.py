@@ -182,6 +182,6 @@ def test_an_image_is_written_and_read_again(name, dtype, tmp_path):
 @pytest.mark.parametrize("name", ["a", "a.docx", "a.png"])
 def test_an_image_in_no_format_is_not_written(name, tmp_path):
     pixels = np.zeros((3, 4, 2 if name == "a.png" else 3), np.uint8)
-    with pytest.raises(InvalidValue, match=rf"cannot be written to .*{name} in the format"):
+    with pytest.raises(InvalidValue, match=rf"{name}: an array .* cannot be encoded as"):
         write_image(tmp_path / name, pixels)
     assert not list(tmp_path.iterdir())

@@ -13,7 +13,7 @@ from mmdysample.engine.outputs import (
     check_new,
     check_new_directory,
     check_outside_data,
-    data_directories,
+    data_paths,
 )
 from mmdysample.errors import UserError
 
@@ -32,7 +32,7 @@ def inside(tmp_path, monkeypatch) -> Path:
     return tmp_path
 
 
-def test_data_directories(inside):
+def test_data_paths(inside):
     cfg = Config(
         dict(
             train_dataloader=dict(
@@ -53,9 +53,9 @@ def test_data_directories(inside):
             ],
         )
     )
-    assert {os.path.normpath(path) for path in data_directories(cfg)} == {
+    assert {os.path.normpath(path) for path in data_paths(cfg)} == {
         *("../data", "../data/images", "../data/gone", "../other"),
-        *("../data/annotations", "../data/annotations/panoptic"),
+        *("../data/annotations/a.json", "../data/annotations/panoptic"),
     }
 
 
@@ -97,6 +97,18 @@ def test_a_work_dir_among_the_data(work_dir):
     data = dict(data_root="../data", data_prefix=dict(img="images"), ann_file="annotations/a.json")
     with pytest.raises(UserError, match=f"work dir {work_dir}: .* holds data of the config"):
         check_outside_data(work_dir, "work dir", config(**data))
+
+
+@pytest.mark.parametrize("root", [dict(), dict(data_root="../data")])
+def test_a_list_file_protects_itself_alone(inside, root):
+    """Not what lies beside it; a data_root is protected as a whole."""
+    (inside / "lists").mkdir()
+    (inside / "lists" / "a.json").write_text("[]")
+    cfg = config(ann_file=str(inside / "lists" / "a.json"), **root)
+    check_outside_data("../lists/w", "work dir", cfg)
+    check_new_directory("../lists/new", "--out", cfg)
+    with pytest.raises(UserError, match=r"work dir \.\./lists/a\.json: .*a\.json holds data"):
+        check_outside_data("../lists/a.json", "work dir", cfg)
 
 
 @pytest.mark.parametrize(

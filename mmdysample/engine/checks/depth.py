@@ -64,6 +64,13 @@ def _check_estimator(part: Part) -> None:
                 f"{part.place}.test_cfg.{key} must be a height and a width, two whole numbers of "
                 f"at least 1, got {test_cfg[key]!r}"
             )
+    if mode == "slide_flip":
+        stride, crop_size = test_cfg["stride"], test_cfg["crop_size"]
+        if any(step > length for step, length in zip(stride, crop_size, strict=True)):
+            raise UserError(
+                f"{part.place}.test_cfg.stride={stride!r} must not be greater than crop_size="
+                f"{crop_size!r}: pixels between the windows would have no depth"
+            )
 
 
 def _is_size(value: Any) -> bool:

@@ -56,6 +56,8 @@ class DepthHead(BaseDecodeHead):
     ) -> None:
         refuse_arguments(type(self).__name__, kwargs, OF_SEGMENTATION)
         check_range(min_depth, max_depth)
+        if not isinstance(align_corners, bool):
+            raise InvalidType(f"align_corners must be True or False, got {align_corners!r}")
         super().__init__(
             list(in_channels),
             channels,

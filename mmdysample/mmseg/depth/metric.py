@@ -106,17 +106,19 @@ class DepthErrorMetric(BaseMetric):
             os.makedirs(output_dir, exist_ok=True)
 
     def process(self, data_batch: dict, data_samples: Sequence[dict]) -> None:
-        """Keep of each sample its path and the nine numbers, or None if it has no valid depth."""
+        """Keep of each sample its path, the nine numbers, and whether any true depth is known.
+
+        Without valid depth None takes the place of the numbers.
+        """
         for sample in data_samples:
             path = sample.get("img_path", "a sample")
             pred = self._read_prediction(sample, path)
-            errors = None
+            errors, is_known = None, False
             if not self.format_only:
-                truth = _read_truth(sample, pred, path)
-                errors = self._compare(pred, truth)
+                errors, is_known = self._compare(pred, _read_truth(sample, pred, path))
             if self.output_dir:
                 self._write(pred, path)
-            self.results.append((path, errors))
+            self.results.append((path, errors, is_known))
 
     def _read_prediction(self, sample: Mapping, path: str) -> Tensor:
         """Predicted depth (H, W), clamped to what is evaluated."""
@@ -130,14 +132,15 @@ class DepthErrorMetric(BaseMetric):
         pred = sample["pred_depth_map"]["data"].squeeze(0).float()
         return pred.nan_to_num(nan=low, posinf=high, neginf=low).clamp(low, high)
 
-    def _compare(self, pred: Tensor, truth: Tensor) -> list[float] | None:
+    def _compare(self, pred: Tensor, truth: Tensor) -> tuple[list[float] | None, bool]:
+        """The nine numbers, if a pixel is valid, and whether the depth of any is known."""
         if self.crop_type == "nyu_crop":
             rows, columns = nyu.part_of(truth.shape, nyu.EVALUATED)
             pred, truth = pred[rows, columns], truth[rows, columns]
         valid = (truth > self.min_depth_eval) & (truth < self.max_depth_eval)
         if not valid.any():
-            return None
-        return depth_errors(pred[valid], truth[valid]).tolist()
+            return None, bool(((truth > 0) & truth.isfinite()).any())
+        return depth_errors(pred[valid], truth[valid]).tolist(), True
 
     def _write(self, pred: Tensor, path: str) -> None:
         _check_names_differ([path], self._written)
@@ -149,16 +152,22 @@ class DepthErrorMetric(BaseMetric):
         """The mean of each number over the images with valid depth; a table goes to the log."""
         logger = MMLogger.get_current_instance()
         if self.output_dir:
-            _check_names_differ([path for path, _ in results], {})  # those of all processes
+            _check_names_differ([path for path, *_ in results], {})  # those of all processes
             logger.info(f"{len(results)} depth maps are written to {self.output_dir}")
         if self.format_only:
             return {}
-        errors = [each for _, each in results if each is not None]
-        without = [path for path, each in results if each is None]
+        errors = [each for _, each, _ in results if each is not None]
+        without = [path for path, each, _ in results if each is None]
         where = (
             f"between {self.min_depth_eval} m and {self.max_depth_eval} m"
             f"{' in the crop of NYU' if self.crop_type else ''}"
         )
+        if not any(is_known for *_, is_known in results):
+            raise InvalidValue(
+                f"none of the {len(results)} images has a pixel whose true depth is known"
+                f"{' in the crop of NYU' if self.crop_type else ''}: their depth maps are 0 there, "
+                f"the first is that of {min(without)}"
+            )
         if not errors:
             raise InvalidValue(
                 f"none of the {len(results)} images has a pixel whose true depth lies {where}: "

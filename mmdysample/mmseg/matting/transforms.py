@@ -9,6 +9,7 @@ random is drawn from numpy.random, which mmengine seeds in each worker.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import cv2
@@ -19,11 +20,14 @@ from mmengine.structures import PixelData
 from mmseg.registry import TRANSFORMS
 from mmseg.structures import SegDataSample
 
+from mmdysample.coco import MAX_PIXELS
 from mmdysample.errors import InvalidValue
 from mmdysample.mmseg.matting.compositing import composite, over
 from mmdysample.mmseg.matting.loading import BACKGROUND, FOREGROUND, UNKNOWN, read_foreground
 
 MAPS = ("fg", "bg", "alpha", "trimap")
+GREATEST_SIDE = math.isqrt(MAX_PIXELS)
+"""Of a square with no more pixels than an image may have."""
 _FIELDS = dict(trimap="trimap", alpha="gt_alpha", fg="gt_fg", bg="gt_bg")
 
 
@@ -293,5 +297,7 @@ def _check_probability(value: float, name: str = "prob") -> None:
 
 
 def _check_size(name: str, value: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise InvalidValue(f"{name} must be a whole number of pixels from 1, got {value!r}")
+    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= GREATEST_SIDE:
+        raise InvalidValue(
+            f"{name} must be a whole number of pixels from 1 to {GREATEST_SIDE}, got {value!r}"
+        )

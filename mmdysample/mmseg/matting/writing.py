@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import cv2
 import numpy as np
 
-from mmdysample.engine.atomic import replacing
-from mmdysample.errors import InvalidValue
+from mmdysample.engine.images import write_image
 
 
 def write_png(path: Path, pixels: np.ndarray) -> None:
@@ -22,9 +20,5 @@ def write_png(path: Path, pixels: np.ndarray) -> None:
         InvalidValue: OpenCV cannot encode the pixels.
         OSError: the file cannot be written.
     """
-    encoded, content = cv2.imencode(".png", pixels)
-    if not encoded:
-        raise InvalidValue(f"{path}: an array {pixels.shape} cannot be encoded as PNG")
     path.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(path) as draft:
-        draft.write_bytes(content.tobytes())
+    write_image(path, pixels)

@@ -122,6 +122,10 @@ LOADING = "train_dataloader.dataset.pipeline.1"
         ({"model.test_cfg": None}, r"must be 'whole' or 'slide_flip', got None"),
         ({"model.test_cfg.mode": "slide_flip"}, r"'slide_flip' needs crop_size and stride"),
         (
+            {"model.test_cfg": dict(mode="slide_flip", crop_size=(40, 40), stride=(40, 41))},
+            r"test_cfg.stride=\(40, 41\) must not be greater than crop_size=\(40, 40\)",
+        ),
+        (
             {"model.test_cfg": dict(mode="slide_flip", crop_size=(4, 4))},
             r"there is no stride",
         ),

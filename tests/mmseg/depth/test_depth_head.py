@@ -159,6 +159,9 @@ def test_user_errors():
         make(max_depth="10m")
     with pytest.raises(ValueError, match=r"max_depth must be a finite number of meters, got inf"):
         make(max_depth=float("inf"))
+    for value in (3, "no", None):
+        with pytest.raises(TypeError, match="align_corners must be True or False, got"):
+            make(align_corners=value)
     for name in OF_SEGMENTATION:
         with pytest.raises(TypeError, match=f"Given takes no {name}: a head for depth sets"):
             make(**{name: None})

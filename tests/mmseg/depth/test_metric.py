@@ -152,8 +152,12 @@ def test_images_without_valid_depth_are_left_out_and_counted(said):
     (warning,) = [text for level, text in said if level == "WARNING" and "depth" in text]
     assert warning.startswith("2 of 3 images have no true depth between 0.001 m and 10.0 m")
     assert warning.endswith("the first is data/a_1.jpg")
-    with pytest.raises(InvalidValue, match=r"none of the 2 images .*depth_rescale_factor.* 1e-3"):
+    unknown = r"none of the 2 images .* is known in the crop of NYU: .* are 0.* data/a_1.jpg"
+    with pytest.raises(InvalidValue, match=unknown):
         evaluate(DepthErrorMetric(crop_type="nyu_crop"), samples[1:])
+    millimeters = [sample(pred, 1000 * truth), samples[1]]
+    with pytest.raises(InvalidValue, match=r"none of the 2 images .*depth_rescale_factor.* 1e-3"):
+        evaluate(DepthErrorMetric(), millimeters)
 
 
 def test_only_small_numbers_are_kept():
@@ -161,8 +165,8 @@ def test_only_small_numbers_are_kept():
     pred, truth = depths((480, 640))
     metric = DepthErrorMetric()
     metric.process({}, [sample(pred, truth)])
-    ((path, errors),) = metric.results
-    assert path == "data/a_1.jpg" and len(errors) == 9
+    ((path, errors, is_known),) = metric.results
+    assert path == "data/a_1.jpg" and len(errors) == 9 and is_known is True
     assert all(type(error) is float for error in errors)
 
 
@@ -200,7 +204,7 @@ def test_two_images_of_one_name_are_not_written_over_each_other(tmp_path):
         metric.process({}, samples)
     metric.process({}, samples[:1])  # a sampler gives an image twice to fill the last batch
     with pytest.raises(InvalidValue, match=says):  # that two processes have predicted
-        metric.compute_metrics([(each["img_path"], None) for each in samples])
+        metric.compute_metrics([(each["img_path"], None, False) for each in samples])
 
 
 def test_a_file_that_cannot_be_written(tmp_path):

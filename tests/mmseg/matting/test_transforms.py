@@ -395,6 +395,8 @@ def test_background_is_cropped_at_random(tmp_path):
         (lambda: MergeForegrounds(prob=1.5), "prob must be from 0 to 1, got 1.5"),
         (lambda: ResizeForeground(size=0), "size must be a whole number of pixels"),
         (lambda: CropAroundUnknown(crop_size=0.5), "crop_size must be a whole number"),
+        (lambda: CropAroundUnknown(crop_size=99999), "from 1 to 13377, got 99999"),
+        (lambda: ResizeForeground(size=13378), "from 1 to 13377, got 13378"),
         (lambda: GenerateTrimap(kernel_size=(0, 3)), r"1 <= low <= high, got \(0, 3\)"),
         (lambda: RandomForegroundAffine(scale_range=(2, 1)), "0 < low <= high"),
         (lambda: RandomForegroundAffine(max_shear=90), "max_shear must be from 0"),
