@@ -6,11 +6,11 @@
 
 Reads every training that tools/train.py left in WORK_DIR or below, beside those that were recorded
 before. One counts as a run if it is of a config of this project, with its settings, and was
-evaluated at its end; what is left out is reported with the reason. Of SegFormer the best evaluation
-by mIoU is shown and of the matting network the best by SAD, as the papers' authors report them, of
-the others the last. Of several runs of a config the mean and the standard deviation are shown. A
-difference in brackets is to the baseline: ours to ours, the paper's to the paper's. Where an arrow
-points down, less is better.
+evaluated at its end; what is left out is reported with the reason, and it is an error if nothing is
+left. Of SegFormer the best evaluation by mIoU is shown and of the matting network the best by SAD,
+as the papers' authors report them, of the others the last. Of several runs of a config the mean and
+the standard deviation are shown. A difference in brackets is to the baseline: ours to ours, the
+paper's to the paper's. Where an arrow points down, less is better.
 """
 
 from __future__ import annotations
@@ -24,10 +24,11 @@ from model_zoo.configs import ROOT, model_configs
 from model_zoo.document import DOCUMENT, comma_separated, markdown, whole_document
 from model_zoo.metafiles import metafiles
 from model_zoo.runs import RUNS, merge, read_runs, write_runs
-from model_zoo.work_dirs import find_runs
+from model_zoo.work_dirs import check_directory, find_runs
 
 from mmdysample.engine.atomic import write_text
 from mmdysample.engine.errors import ArgumentParser, run_tool
+from mmdysample.errors import UserError
 
 
 def parse_args() -> argparse.Namespace:
@@ -53,7 +54,17 @@ def main() -> None:
     runs = read_runs()
     configs = model_configs()
     for directory in args.work_dirs:
-        runs = merge(runs, find_runs(directory, configs, notice))
+        check_directory(directory)
+    without: list[str] = []
+    for directory in args.work_dirs:
+        try:
+            runs = merge(runs, find_runs(directory, configs, notice))
+        except UserError as error:
+            without.append(str(error))
+    if without and len(without) == len(args.work_dirs):
+        raise UserError("; ".join(without))
+    for sentence in without:
+        notice(sentence)
     if args.record:
         texts = {DOCUMENT: whole_document(runs), **metafiles(runs)}
         write_runs(runs)

@@ -588,6 +588,8 @@ def test_damaged_kept_runs(text, tmp_path):
     [
         (["nowhere"], "work dir nowhere does not exist"),
         (["docs"], "docs holds no training of tools/train.py"),
+        (["docs", "tests"], "docs holds no training of tools/train.py; tests holds no training"),
+        (["docs", "nowhere"], "work dir nowhere does not exist"),
         (["README.md"], "work dir README.md is a file"),
         (["--csv", "--record"], "--record: not allowed with argument --csv"),
     ],
@@ -650,6 +652,19 @@ def test_runs_of_depth_and_matting_are_in_their_tables_and_metafiles(tmp_path):
     )
     for directory, (task, dataset, metrics) in expected.items():
         assert results[directory] == [[dict(Task=task, Dataset=dataset, Metrics=metrics)]]
+
+
+def test_a_work_dir_without_runs_does_not_hide_the_next(tmp_path, zygote):
+    matting = "a2u-matting_r34_sapa-b_1xb16-180k_comp1k-512x512"
+    write_run(tmp_path / "stopped", matting, 1, {6000: dict(SAD=31.04, MSE=0.00781)})
+    write_run(tmp_path / "whole", matting, 1, {180_000: dict(SAD=12.34, MSE=0.0077)})
+    (tmp_path / "empty").mkdir()
+    names = ("stopped", "empty", "whole")
+    result = zygote.run(TOOL, "--csv", *(tmp_path / name for name in names), cwd=ROOT)
+    assert result.status == 0, result.stderr
+    assert ",ours,SAD,12.34" in result.stdout
+    assert f"no training in {tmp_path}/stopped counts" in result.stderr
+    assert f"{tmp_path}/empty holds no training" in result.stderr
 
 
 def test_as_a_user_calls_it(tmp_path, zygote):

@@ -59,11 +59,9 @@ def find_runs(
     What is left out, and why, is given to ``notice``, a sentence each.
 
     Raises:
-        UserError: there is no training, or none that counts.
+        UserError: there is no directory, no training, or none that counts.
     """
-    if not directory.is_dir():
-        what = "is a file" if directory.exists() else "does not exist"
-        raise UserError(f"work dir {directory} {what}")
+    check_directory(directory)
     work_dirs = sorted({path.parent.parent for path in directory.rglob(FILE_NAME)})
     if not work_dirs:
         raise UserError(f"{directory} holds no training of tools/train.py")
@@ -76,6 +74,12 @@ def find_runs(
     if not runs:
         raise UserError(f"no training in {directory} counts as a run of a config of this project")
     return runs
+
+
+def check_directory(directory: Path) -> None:
+    if not directory.is_dir():
+        what = "is a file" if directory.exists() else "does not exist"
+        raise UserError(f"work dir {directory} {what}")
 
 
 def trainings_in(work_dir: Path) -> list[list[Start]]:
