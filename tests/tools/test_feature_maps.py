@@ -162,6 +162,13 @@ def test_the_zoom_holds_the_strongest_edge():
     # The difference is counted at the pixel above or left of an edge.
     assert window.left < 5 / 8 < window.left + 0.25 and window.top < 3 / 6 < window.top + 0.25
     assert tool.choose_window([row], 4, (0, 1)) == Window(0, 0.75, 0.25)
+    values[0, :, 1, 1] = 0.4  # a weaker edge, in what a trimap does not know
+    row = tool.make_row("", run, stage._replace(x=values), None)
+    assert tool.choose_window([row], 4, None) == window
+    unknown = np.zeros((24, 32), bool)
+    unknown[2:10, 2:10] = True
+    there = tool.choose_window([row], 4, None, unknown)
+    assert there.left < 1.5 / 8 < there.left + 0.25 and there.top < 1.5 / 6 < there.top + 0.25
 
 
 @pytest.mark.parametrize("zoom", [True, False])

@@ -48,6 +48,8 @@ COLUMNS = (
     *("image", "encoder's map (guide)", "decoder's map (x)"),
     *("computed map", "upsampled map", "bilinear of the same x"),
 )
+UNKNOWN = 128
+"""Where a trimap says neither foreground nor background."""
 CELL = 2.1
 """Width of a cell of the sheet, in inches."""
 TAIL = 1
@@ -171,7 +173,7 @@ def parse_args() -> argparse.Namespace:
         nargs=2,
         metavar=("X", "Y"),
         help="pixel of the first model's image to zoom in on; default: the strongest boundary of "
-        "the decoders' maps",
+        "the decoders' maps, of a matting model where the trimap is unknown",
     )
     parser.add_argument("--device", help="cpu, cuda, cuda:1, ...; default: a GPU if there is one")
     parser.add_argument(
@@ -277,14 +279,24 @@ def make_row(
     return Row(label, panels, edges(panels[2].colors))
 
 
-def choose_window(rows: list[Row], zoom: float, at: tuple[float, float] | None) -> Window:
-    """Around ``at``, a fraction of the image each, else where the decoders' maps have edges."""
+def choose_window(
+    rows: list[Row],
+    zoom: float,
+    at: tuple[float, float] | None,
+    unknown: np.ndarray | None = None,
+) -> Window:
+    """Around ``at``, a fraction of the image each, else where the decoders' maps have edges.
+
+    Of a matting model where the pixels, (H, W), are ``unknown`` as well: the others are given.
+    """
     if at is not None:
         return window_around(*at, 1 / zoom)
     total = np.zeros((128, 128))
     for row in rows:
         found = cv2.resize(row.edges, total.shape, interpolation=cv2.INTER_LINEAR)
         total += found / max(found.mean(), 1e-9)
+    if unknown is not None:
+        total *= cv2.resize(unknown.astype(float), total.shape, interpolation=cv2.INTER_AREA)
     # Maps change at the border of an image whatever is in it: convolutions see zeros beyond.
     return window_of_most(total, 1 / zoom, rim=1 / 16)
 
@@ -383,7 +395,10 @@ def sheet(args: argparse.Namespace, runs: list[Run]) -> tuple[list[Row], Window 
             )
         at = ((x + 0.5) / width, (y + 0.5) / height)
     rows = [make_row(name, run, stage, args.channels, args.map) for run, stage, name in chosen]
-    return rows, choose_window(rows, args.zoom, at) if args.zoom else None
+    unknown = None
+    if args.trimap is not None:
+        unknown = cv2.imread(args.trimap, cv2.IMREAD_GRAYSCALE) == UNKNOWN
+    return rows, choose_window(rows, args.zoom, at, unknown) if args.zoom else None
 
 
 @torch.no_grad()
