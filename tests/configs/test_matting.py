@@ -16,6 +16,7 @@ from mmengine.optim import build_optim_wrapper
 from mmengine.registry import MODELS, DefaultScope
 
 from mmdysample import Upsampler
+from mmdysample.mmseg.matting import JitterForeground, RandomForegroundAffine
 from tests.configs.built import load
 from tools.model_zoo.configs import model_configs
 
@@ -68,21 +69,21 @@ def test_parameters(slug):
 
 
 @pytest.mark.parametrize(
-    ("slug", "printed", "unit", "weights_only"),
+    ("slug", "printed", "unit"),
     [
         # SAPA, Table 5, and what FADE's authors add to it; in millions
-        ("carafe", 0.26, 1e6, False),
-        ("a2u", 0.02, 1e6, False),
-        ("sapa-i", 0.00, 1e6, False),
-        ("sapa-b", 0.04, 1e6, False),
-        ("fade", 0.12, 1e6, False),
-        ("fade-lite", 27, 1e3, False),
+        ("carafe", 0.26, 1e6),
+        ("a2u", 0.02, 1e6),
+        ("sapa-i", 0.00, 1e6),
+        ("sapa-b", 0.04, 1e6),
+        ("fade", 0.12, 1e6),
+        ("fade-lite", 27, 1e3),
     ],
 )
-def test_upsamplers_add_what_is_printed(slug, printed, unit, weights_only):
+def test_upsamplers_add_what_is_printed(slug, printed, unit):
     model = build(NAME.format(slug))
     stages = [module for module in model.modules() if isinstance(module, Upsampler)]
-    added = sum(count(stage, weights_only) for stage in stages)
+    added = sum(map(count, stages))
     decimals = 0 if unit == 1e3 else 2
     assert round(added / unit, decimals) == printed
 
@@ -98,6 +99,44 @@ def test_dysample_weights():
     for slug, weights in (("dysample", 16_384), ("dysample-plus", 32_768)):
         stages = build(NAME.format(slug)).decode_head.upsample_modules
         assert count(stages, weights_only=True) == weights
+
+
+def test_how_samples_are_made():
+    """Steps, in order, with their arguments: Li and Lu's augmentation as A2U matting has it."""
+    cfg = load(NAME.format("dysample"))
+    assert [dict(step) for step in cfg.train_dataloader.dataset.pipeline] == [
+        dict(type="LoadForeground"),
+        dict(type="MergeForegrounds", prob=0.5),
+        dict(type="ResizeForeground", size=640, prob=0.25),
+        dict(type="RandomForegroundAffine"),
+        dict(type="GenerateTrimap", kernel_size=(1, 29)),
+        dict(type="LoadBackground"),
+        dict(type="CropAroundUnknown", crop_size=512),
+        dict(type="JitterForeground"),
+        dict(type="CompositeForeground"),
+        dict(type="PackMattingInputs"),
+    ]
+    # what the config leaves to the defaults
+    affine, jitter = RandomForegroundAffine(), JitterForeground()
+    assert (affine.max_rotation, affine.min_rotated_side) == (30, 1024)
+    assert (tuple(affine.scale_range), affine.max_shear, affine.flip_prob) == ((0.8, 1.25), 10, 0.5)
+    assert (jitter.hue, jitter.part) == (40, 0.1)
+    for loader in (cfg.val_dataloader, cfg.test_dataloader):
+        assert [dict(step) for step in loader.dataset.pipeline] == [
+            dict(type="LoadImageFromFile"),
+            dict(type="LoadTrimap"),
+            dict(type="LoadAlphaAnnotations"),
+            dict(type="PackMattingInputs"),
+        ]
+
+
+def test_what_the_network_is_given():
+    """ImageNet's mean and standard deviation of RGB, of values 0 to 1; sides multiples of 16."""
+    preprocessor = load(NAME.format("dysample")).model.data_preprocessor
+    mean, std = ([value / 255 for value in preprocessor[key]] for key in ("mean", "std"))
+    assert mean == pytest.approx([0.485, 0.456, 0.406])
+    assert std == pytest.approx([0.229, 0.224, 0.225])
+    assert (preprocessor.bgr_to_rgb, preprocessor.size_divisor) == (True, 16)
 
 
 def test_the_schedule():

@@ -15,6 +15,7 @@ from tools.model_zoo.configs import ROOT, model_configs
 from tools.model_zoo.document import DOCUMENT, whole_document
 from tools.model_zoo.metafiles import metafiles, parts_of
 from tools.model_zoo.runs import read_runs
+from tools.model_zoo.tables import TABLES
 
 INDEX = yaml.safe_load((ROOT / "model-index.yml").read_text())["Import"]
 METAFILES = {name: yaml.safe_load((ROOT / name).read_text()) for name in INDEX}
@@ -46,6 +47,21 @@ def test_every_model_is_in_the_collection_of_its_file():
         (collection,) = metafile["Collections"]
         assert collection["Name"] == Path(name).parent.name
         assert {model["In Collection"] for model in metafile["Models"]} == {collection["Name"]}
+
+
+def test_the_paper_of_a_collection_is_the_one_that_has_its_models():
+    """SAPA alone has matting, BTS and SegNet; most others are in both, and DySample's is named."""
+    papers = {
+        collection["Name"]: collection["Paper"]["Title"].partition(":")[0]
+        for metafile in METAFILES.values()
+        for collection in metafile["Collections"]
+    }
+    sapa = {name for name, title in papers.items() if title == "SAPA"}
+    assert sapa == {"a2u_matting", "bts", "segnet"}
+    for table in TABLES:
+        if table.source.startswith("DySample, Table"):
+            directories = {model_configs()[row.config].parent.name for row in table.rows()}
+            assert sapa.isdisjoint(directories)
 
 
 def test_nothing_is_claimed_that_was_not_measured():

@@ -50,7 +50,7 @@ def test_every_published_row_has_its_config():
     assert set(PUBLISHED) <= configs
     # Tables 4, 6 and 8, the latter with R50 and R101; three models of SAPA's Table 2; its Table 3;
     # depth in Tables 9 and, of SAPA, 4; matting in SAPA's Table 5, and what the READMEs print
-    assert sum(map(len, PUBLISHED.values())) == 12 + 14 + 14 + 3 * 7 + 7 + 12 + 6 + 7 + 4
+    assert sum(map(len, PUBLISHED.values())) == 12 + 14 + 14 + 3 * 7 + 7 + 12 + 6 + 7 + 10
     assert {table for _, table in DIFFERENT} == {"dysample_table4", "sapa_table2"}
 
 
@@ -127,7 +127,12 @@ def test_what_depth_and_matting_add(name, table, params, difference):
         ("a2u-matting_r34_bilinear", "sapa_table5", 8_049_003, ("equal", "")),
         ("a2u-matting_r34_fade", "fade_readme_matting", 124_008, ("equal", "equal")),
         ("a2u-matting_r34_fade-lite", "fade_readme_matting", 27_216, ("equal", "+0.0488")),
-        ("a2u-matting_r34_a2u", "fade_readme_matting", 21_656, ("-16.34K", "")),
+        ("a2u-matting_r34_a2u", "fade_readme_matting", 21_656, ("-16.34K", "equal")),
+        ("a2u-matting_r34_carafe", "fade_readme_matting", 263_824, ("equal", "equal")),
+        (
+            "a2u-matting_r34_indexnet",
+            *("fade_readme_matting", 2_889_728, ("-9.3703M", "-16.5953")),
+        ),
         ("a2u-matting_r34_a2u", "sapa_table5", 21_656, ("equal", "")),
         ("segnet_vgg16_sapa-b", "", 32 * 2 * 1472, ("", "")),
     ],

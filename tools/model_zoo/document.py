@@ -37,7 +37,7 @@ class Line(NamedTuple):
     """A line of a table: what a paper prints of a row, or what our runs come to."""
 
     row: Row
-    result: str  # "paper" or "ours"
+    result: str  # "paper", "README" or "ours"
     cells: list[Cell]
 
 
@@ -76,7 +76,7 @@ def lines_of(table: Table, rows: list[Row], runs: list[Run]) -> list[Line]:
         if printed:
             values = zip(row.values, baseline.values, strict=True)
             cells = [Cell(a, "" if row is baseline else _difference(a, b)) for a, b in values]
-            lines.append(Line(row, "paper", cells))
+            lines.append(Line(row, table.printed_in, cells))
         cells = [
             _our_cell(row, baseline, table, column, runs) for column in range(len(table.metrics))
         ]
@@ -131,7 +131,7 @@ def _markdown_table(table: Table, lines: list[Line], directory: Path) -> str:
             + (f" ({cell.delta})" if cell.delta else "")
             for cell in cells
         ]
-        params = row.params if result == "paper" else ""
+        params = "" if result == "ours" else row.params
         count = max(cell.runs for cell in cells)
         out.append([*names, result, *values, params, str(count or "")])
     title = f"## {table.title}{f' ({table.source})' if table.source else ''}\n\n"

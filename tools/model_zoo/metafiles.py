@@ -25,6 +25,12 @@ DYSAMPLE = {
     "Title": "Learning to Upsample by Learning to Sample",
     "URL": "https://arxiv.org/abs/2308.15085",
 }
+SAPA = {
+    "Title": "SAPA: Similarity-Aware Point Affiliation for Feature Upsampling",
+    "URL": "https://arxiv.org/abs/2209.12866",
+}
+# The paper that compares upsamplers in the models of a directory of configs; DYSAMPLE's in others.
+PAPERS = {"a2u_matting": SAPA, "bts": SAPA, "segnet": SAPA}
 DATA = {
     "ade20k": "ADE20K",
     "coco": "COCO",
@@ -80,10 +86,11 @@ def _dump(value: dict) -> str:
 
 def _metafile(configs: dict[str, Path], runs: list[Run]) -> dict[str, Any]:
     models = [_model(name, path, runs) for name, path in configs.items()]
+    name = models[0]["In Collection"]
     collection = {
-        "Name": models[0]["In Collection"],
-        "Metadata": {"Training Data": sorted({parts_of(name).data for name in configs})},
-        "Paper": dict(DYSAMPLE),
+        "Name": name,
+        "Metadata": {"Training Data": sorted({parts_of(config).data for config in configs})},
+        "Paper": dict(PAPERS.get(name, DYSAMPLE)),
     }
     return {"Collections": [collection], "Models": models}
 

@@ -40,7 +40,7 @@ class Row(NamedTuple):
 
 
 class Table(NamedTuple):
-    """A table of a paper.
+    """A table of a paper, or of the README of its code.
 
     Args:
         name: of its file in published/.
@@ -49,6 +49,7 @@ class Table(NamedTuple):
         metrics: columns of values.
         has_baseline: whether the first row of each model is what the others are compared with.
         note: what a reader has to know, a sentence or more.
+        printed_in: what the lines of printed numbers are called.
     """
 
     name: str
@@ -57,6 +58,7 @@ class Table(NamedTuple):
     metrics: tuple[Metric, ...]
     has_baseline: bool = True
     note: str = ""
+    printed_in: str = "paper"
 
     def rows(self) -> list[Row]:
         with (PUBLISHED / f"{self.name}.csv").open(newline="", encoding="utf-8") as file:
@@ -202,8 +204,8 @@ TABLES = (
         "the code of SAPA and FADE",
         MATTING,
         note="The second set of baselines, as the READMEs of the code of SAPA and FADE have it. "
-        "The rows of SAPA are those of its paper. Where nothing stands we have no printed number "
-        "at hand. " + MATTING_NOTE,
+        "The rows of SAPA are those of its paper. " + MATTING_NOTE,
+        printed_in="README",
     ),
     Table(
         "dysample_table1",

@@ -36,8 +36,8 @@ FREE = {
     *("persistent_workers", "pin_memory", "prefetch_factor", "classwise", "outfile_prefix"),
     *("output_dir", "keep_results"),
 }
-# Of these the directory is free; a file of another name holds other annotations.
-ANNOTATIONS = ("ann_file", "seg_prefix")
+# Of these the directory is free; what has another name holds other annotations or backgrounds.
+NAMED = ("ann_file", "seg_prefix", "bg_path")
 # Of these the whole path or address is, but not whether there is one.
 WEIGHTS = ("checkpoint", "pretrained")
 
@@ -204,7 +204,7 @@ def _check_batch(used: Settings, own: Settings, processes: int) -> None:
 
 def _what_counts(place: tuple, value: Any) -> Any:
     """What has to be the same of a value: of a path its name, of weights that there are any."""
-    if isinstance(value, str) and place[-1] in ANNOTATIONS:
+    if isinstance(value, str) and place[-1] in NAMED:
         return PurePath(value).name
     if isinstance(value, str) and value and place[-1] in WEIGHTS:
         return "pretrained weights"

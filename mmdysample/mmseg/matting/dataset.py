@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+import reprlib
 from collections.abc import Iterable, Mapping
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 import numpy as np
@@ -45,7 +46,7 @@ class MattingDataset(BaseDataset):
         **kwargs: as for mmengine's BaseDataset.
 
     Raises:
-        InvalidValue: a directory cannot be read, or a sample is not complete.
+        InvalidValue: a directory cannot be read, a sample is not complete, or there is none.
     """
 
     def __init__(self, *args: Any, leave_out_images: bool = False, **kwargs: Any) -> None:
@@ -55,7 +56,7 @@ class MattingDataset(BaseDataset):
     def load_data_list(self) -> list[dict]:
         if self.ann_file:
             keys = ("img_path", "trimap_path", "alpha_path")
-            return list(read_sample_list(self.ann_file, self.data_root, keys))
+            return _not_empty(self, read_sample_list(self.ann_file, self.data_root, keys))
         found = _list_directories(self, ("img_path", "trimap_path"), ("alpha_path",))
         matted = set().union(*(found[key] for key in found if key != "img_path"))
         for key, paths in found.items():
@@ -73,7 +74,7 @@ class MattingDataset(BaseDataset):
                 "have no trimap and are left out",
                 "current",
             )
-        return [{key: paths[name] for key, paths in found.items()} for name in sorted(matted)]
+        return _not_empty(self, _samples(found, matted))
 
 
 @DATASETS.register_module()
@@ -91,8 +92,8 @@ class ComposedMattingDataset(BaseDataset):
         **kwargs: as for mmengine's BaseDataset.
 
     Raises:
-        InvalidValue: a directory cannot be read or has no images, or a foreground has no alpha or
-            an alpha no foreground.
+        InvalidValue: a directory cannot be read or has no images, a foreground has no alpha or an
+            alpha no foreground, or a list names a foreground with two alphas.
     """
 
     backgrounds: list[str]
@@ -100,9 +101,9 @@ class ComposedMattingDataset(BaseDataset):
     def load_data_list(self) -> list[dict]:
         if self.ann_file:
             keys = ("fg_path", "alpha_path", "bg_path")
-            listed = list(read_sample_list(self.ann_file, self.data_root, keys))
+            listed = _not_empty(self, read_sample_list(self.ann_file, self.data_root, keys))
             self.backgrounds = sorted({sample.pop("bg_path") for sample in listed})
-            return list({sample["fg_path"]: sample for sample in listed}.values())
+            return _each_foreground_once(listed, self.ann_file)
         found = _list_directories(self, ("fg_path", "alpha_path", "bg_path"), ())
         self.backgrounds = sorted(found.pop("bg_path").values())
         if not self.backgrounds:
@@ -110,7 +111,7 @@ class ComposedMattingDataset(BaseDataset):
         names = set().union(*found.values())
         for key, paths in found.items():
             _check_complete(names, found, key, paths)
-        return [{key: paths[name] for key, paths in found.items()} for name in sorted(names)]
+        return _not_empty(self, _samples(found, names))
 
     def prepare_data(self, idx: int) -> Any:
         """The sample of an index, with a background and a second foreground, by the pipeline."""
@@ -132,14 +133,14 @@ def read_sample_list(path: str, root: str, keys: Iterable[str]) -> Iterable[dict
         A dict with the path of each of ``keys``.
 
     Raises:
-        InvalidValue: the file is no such list, or what it names is missing.
+        InvalidValue: the file is no such list, or what it names is missing or not below ``root``.
         InvalidType: a sample is not a dict of texts.
     """
     if not os.path.isfile(path):
         raise InvalidValue(f"ann_file {path}: no such file")
     try:
         content = load(path, file_format="json")
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InvalidValue(f"ann_file {path} is not in JSON: {error}") from error
     samples = content.get("data_list") if isinstance(content, Mapping) else content
     if not isinstance(samples, list):
@@ -147,12 +148,17 @@ def read_sample_list(path: str, root: str, keys: Iterable[str]) -> Iterable[dict
     for number, sample in enumerate(samples):
         where = f"sample {number} of {path}"
         if not isinstance(sample, Mapping):
-            raise InvalidType(f"{where} is not a dict of paths but {sample!r:.60}")
+            raise InvalidType(f"{where} is not a dict of paths but {reprlib.repr(sample)}")
         paths = {}
         for key in keys:
             name = sample.get(_LISTED[key])
             if not isinstance(name, str) or not name:
                 raise InvalidValue(f"{where} has no path {_LISTED[key]!r} of its {KINDS[key]}")
+            if PurePath(name).is_absolute() or ".." in PurePath(name).parts:
+                raise InvalidValue(
+                    f"{where}: the {KINDS[key]} {name!r:.80} must be a path below data_root, "
+                    "neither absolute nor with '..'"
+                )
             paths[key] = os.path.join(root or "", name)
             if not os.path.isfile(paths[key]):
                 raise InvalidValue(f"{where}: the {KINDS[key]} {paths[key]}: no such file")
@@ -193,6 +199,34 @@ def _list_directories(
         )
     keys = [*needed, *(key for key in optional if prefixes.get(key))]
     return {key: list_images(prefixes[key], KINDS[key]) for key in keys}
+
+
+def _samples(found: dict[str, dict[str, str]], names: set[str]) -> list[dict]:
+    """The paths of each of ``names``, in order."""
+    return [{key: paths[name] for key, paths in found.items()} for name in sorted(names)]
+
+
+def _not_empty(dataset: BaseDataset, samples: Iterable[dict]) -> list[dict]:
+    listed = list(samples)
+    if not listed:
+        places = [dataset.ann_file] if dataset.ann_file else dataset.data_prefix.values()
+        raise InvalidValue(
+            f"the data set {type(dataset).__name__} is empty: no sample in "
+            f"{', '.join(map(str, places))}"
+        )
+    return listed
+
+
+def _each_foreground_once(samples: Iterable[dict], ann_file: str) -> list[dict]:
+    once: dict[str, dict] = {}
+    for sample in samples:
+        first = once.setdefault(sample["fg_path"], sample)
+        if first["alpha_path"] != sample["alpha_path"]:
+            raise InvalidValue(
+                f"ann_file {ann_file} has two alpha mattes of the foreground {sample['fg_path']}: "
+                f"{first['alpha_path']} and {sample['alpha_path']}"
+            )
+    return list(once.values())
 
 
 def _check_complete(

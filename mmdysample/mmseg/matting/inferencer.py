@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 from mmengine.dataset import Compose
 from mmengine.runner.checkpoint import _load_checkpoint_to_model
@@ -20,6 +19,7 @@ from torch import nn
 from mmdysample.errors import InvalidType, InvalidValue
 from mmdysample.mmseg.matting.loading import check_size, check_trimap, read_color, read_gray
 from mmdysample.mmseg.matting.visualizer import MattingLocalVisualizer
+from mmdysample.mmseg.matting.writing import write_png
 
 _PATH = (str, os.PathLike)
 
@@ -111,9 +111,7 @@ class MattingInferencer(MMSegInferencer):
         if pred_out_dir:
             names = _names([(sample.get("img_path"), None) for sample in preds])
             for alpha, name in zip(alphas, names, strict=True):
-                path = Path(pred_out_dir, f"{name}.png")
-                path.parent.mkdir(parents=True, exist_ok=True)
-                path.write_bytes(cv2.imencode(".png", alpha)[1].tobytes())
+                write_png(Path(pred_out_dir, f"{name}.png"), alpha)
         if return_datasample:
             return preds[0] if len(preds) == 1 else preds
         results = dict(predictions=alphas, visualization=visualization or [])

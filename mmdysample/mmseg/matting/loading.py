@@ -67,7 +67,11 @@ def _decode(path: str, kind: str, flag: int) -> np.ndarray:
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise InvalidValue(f"the {kind} {path} cannot be read: {reason.lower()}") from error
-    pixels = cv2.imdecode(np.frombuffer(content, np.uint8), flag) if content else None
+    try:
+        pixels = cv2.imdecode(np.frombuffer(content, np.uint8), flag) if content else None
+    except cv2.error as error:  # more pixels than OpenCV takes
+        reason = f"OpenCV says {error.err}"
+        raise InvalidValue(f"the {kind} {path} cannot be read: {reason}") from error
     if pixels is None:
         raise InvalidValue(f"the {kind} {path} cannot be read: it is damaged or in no known format")
     return pixels

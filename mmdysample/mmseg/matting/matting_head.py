@@ -143,12 +143,22 @@ class MattingHead(BaseModule):
 
         Alpha is clamped to [0, 1], known pixels are what the trimap says, and fractions of 1/255
         are cut off.
+
+        Raises:
+            InvalidValue: a prediction has values that are not a number, which 8 bits cannot say.
         """
         pred = self.forward(maps).float().clamp(0, 1)
         mattes = []
         for alpha, sample in zip(pred, samples, strict=True):
             trimap = sample.trimap.data
             height, width = trimap.shape[1:]
-            matte = (255 * alpha[:, :height, :width]).to(torch.uint8)
+            alpha = alpha[:, :height, :width]
+            if alpha.isnan().any():
+                raise InvalidValue(
+                    f"the alpha predicted of {sample.get('img_path', 'an image')} is not a number: "
+                    "the weights of the model are of a training that diverged, or 16 bits are too "
+                    "few for it"
+                )
+            matte = (255 * alpha).to(torch.uint8)
             mattes.append(torch.where(trimap == UNKNOWN, matte, trimap))
         return mattes

@@ -8,7 +8,6 @@ pixels of the trimap count, those of value 128.
 
 from __future__ import annotations
 
-import logging
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -24,6 +23,7 @@ from prettytable import PrettyTable
 
 from mmdysample.errors import InvalidType, InvalidValue
 from mmdysample.mmseg.matting.loading import UNKNOWN
+from mmdysample.mmseg.matting.writing import write_png
 
 STEPS = 10
 """Thresholds of the connectivity error: 1/10, 2/10, ..., 1."""
@@ -144,19 +144,19 @@ def _difference(pred: np.ndarray, true: np.ndarray) -> np.ndarray:
 class MattingMetric(BaseMetric):
     """SAD, MSE, Grad and Conn, each the mean over the images.
 
-    Every image is reduced to four numbers where it is predicted. An image whose trimap has no
-    unknown pixel does not count; the log says how many there are.
+    Every image is reduced to four numbers where it is predicted.
 
     Args:
-        output_dir: where the predicted alphas are written, as ``NAME.png``, 8 bits.
+        output_dir: where the predicted alphas are written, as ``NAME.png``, 8 bits; NAME is that of
+            the image file, so that images in several directories need names of their own.
         format_only: write them alone, and measure nothing.
         keep_results: for the tools, which set it; what is written is kept.
         **kwargs: as for mmengine's BaseMetric.
 
     Raises:
         InvalidValue: ``format_only`` without ``output_dir``; a sample without a predicted alpha, or
-            without its trimap or true alpha; no image with an unknown pixel; two images of
-            one name to write.
+            without its trimap or true alpha; a trimap without an unknown pixel; two images of one
+            name to write.
     """
 
     FUNCTIONS: ClassVar = dict(
@@ -179,55 +179,64 @@ class MattingMetric(BaseMetric):
         self.output_dir = output_dir
         self.format_only = format_only
         self.keep_results = keep_results
-        self._written: dict[Path, str] = {}
+        self._written: dict[str, str] = {}
 
     def process(self, data_batch: dict, data_samples: Sequence[dict]) -> None:
-        """Keep the four numbers of each sample, None if no pixel is unknown."""
+        """Keep the path and the four numbers of each sample."""
         for sample in data_samples:
             pred = _alpha(sample, "pred_alpha", "the model predicts none")
             if self.output_dir:
                 self._write(pred, sample)
-            if self.format_only:
-                self.results.append(None)
-                continue
-            true = _alpha(sample, "gt_alpha", "the test pipeline needs LoadAlphaAnnotations")
-            unknown = _alpha(sample, "trimap", "the test pipeline needs LoadTrimap") == UNKNOWN
-            measured = None
-            if unknown.any():
-                measured = {
-                    name: function(pred, true, unknown) for name, function in self.FUNCTIONS.items()
-                }
-            self.results.append(measured)
+            measured = None if self.format_only else self._measure(pred, sample)
+            self.results.append((sample.get("img_path"), measured))
+
+    def _measure(self, pred: np.ndarray, sample: dict) -> dict[str, float]:
+        true = _alpha(sample, "gt_alpha", "the test pipeline needs LoadAlphaAnnotations")
+        unknown = _alpha(sample, "trimap", "the test pipeline needs LoadTrimap") == UNKNOWN
+        if not unknown.any():
+            name = sample.get("img_path", "a sample")
+            raise InvalidValue(f"the trimap of {name} has no unknown pixel (128) to measure")
+        return {name: function(pred, true, unknown) for name, function in self.FUNCTIONS.items()}
 
     def compute_metrics(self, results: list) -> dict[str, float]:
         """The means of SAD, MSE, Grad and Conn over the images; nothing with ``format_only``."""
+        if self.output_dir:
+            written: dict[str, str] = {}  # by all processes
+            for path, _ in results:
+                self._claim(path, written)
         if self.format_only:
             return {}
-        measured = [each for each in results if each is not None]
-        if not measured:
-            raise InvalidValue(f"none of the {len(results)} trimaps has an unknown pixel (128)")
-        logger = MMLogger.get_current_instance()
-        if len(measured) < len(results):
-            print_log(
-                f"{len(results) - len(measured)} of {len(results)} trimaps have no unknown pixel: "
-                "their images do not count",
-                logger,
-                logging.WARNING,
-            )
-        means = {name: float(np.mean([each[name] for each in measured])) for name in self.FUNCTIONS}
+        means = {
+            name: float(np.mean([errors[name] for _, errors in results])) for name in self.FUNCTIONS
+        }
         table = PrettyTable(field_names=list(means))
         table.add_row([f"{mean:.4f}" for mean in means.values()])
-        print_log(f"over {len(measured)} images:\n{table}", logger)
+        print_log(f"over {len(results)} images:\n{table}", MMLogger.get_current_instance())
         return means
 
+    def evaluate(self, size: int) -> dict[str, float]:
+        """As of BaseMetric; after an error, too, the next evaluation begins without samples."""
+        try:
+            return super().evaluate(size)
+        finally:
+            self.results.clear()
+            self._written.clear()
+
     def _write(self, alpha: np.ndarray, sample: dict) -> None:
-        image = sample["img_path"]
-        path = Path(self.output_dir, Path(image).stem + ".png")
-        other = self._written.setdefault(path, image)
+        write_png(self._claim(sample["img_path"], self._written), alpha)
+
+    def _claim(self, image: str, written: dict[str, str]) -> Path:
+        """The file of an image's alpha; ``written`` has the image of each name, and gets this.
+
+        Raises:
+            InvalidValue: another image has this name.
+        """
+        name = f"{Path(image).stem}.png"
+        other = written.setdefault(name, image)
         if other != image:
+            path = Path(self.output_dir, name)
             raise InvalidValue(f"{path} would hold the alphas of both {other} and {image}")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(cv2.imencode(".png", alpha)[1].tobytes())
+        return Path(self.output_dir, name)
 
 
 def _alpha(sample: dict, field: str, reason: str) -> np.ndarray:

@@ -83,6 +83,10 @@ class ResizeForeground(BaseTransform):
 class RandomForegroundAffine(BaseTransform):
     """Turns, scales, shears and flips the foreground about its center, taking the nearest pixels.
 
+    Rows and columns are flipped independently of each other. (Where the affine map flips both axes
+    and another flip from left to right follows, as the sources have it, the result is this one:
+    of two independent flips one of which has probability 1/2, the sum has it, too.)
+
     What comes from outside of the image is transparent. The size stays.
 
     Args:
@@ -90,7 +94,7 @@ class RandomForegroundAffine(BaseTransform):
         min_rotated_side: images whose longer side is shorter than this are not turned.
         scale_range: of the factor, one for both axes.
         max_shear: degrees in both directions, along the rows.
-        flip_prob: how often left and right are exchanged.
+        flip_prob: how often left and right are exchanged, and how often above and below.
     """
 
     def __init__(
@@ -120,9 +124,9 @@ class RandomForegroundAffine(BaseTransform):
         angle = np.deg2rad(np.random.uniform(-1, 1) * self.max_rotation) if turned else 0.0
         shear = np.tan(np.deg2rad(np.random.uniform(-1, 1) * self.max_shear))
         scale = np.random.uniform(*self.scale_range)
-        side = -1 if np.random.rand() < self.flip_prob else 1
+        flips = np.where(np.random.rand(2) < self.flip_prob, -1, 1)
         turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
-        linear = scale * turn @ np.array([[1, shear], [0, 1]]) @ np.diag([side, 1])
+        linear = scale * turn @ np.array([[1, shear], [0, 1]]) @ np.diag(flips)
         center = np.array([(width - 1) / 2, (height - 1) / 2])
         matrix = np.column_stack([linear, center - linear @ center])
         for key in ("fg", "alpha"):
@@ -167,11 +171,12 @@ class GenerateTrimap(BaseTransform):
 
 @TRANSFORMS.register_module()
 class CropAroundUnknown(BaseTransform):
-    """Crops all maps to a square whose center is a random unknown pixel.
+    """Crops all maps to a square about a random unknown pixel.
 
-    At the edges of the image the square is moved into it. Where the image is smaller than the
-    square it is scaled up first, sides in proportion, taking the nearest pixels. A sample without
-    unknown pixels, as where a foreground was moved out of its image, is cropped at random.
+    That is its center, but at the edges of the image the square is moved into it. Where the image
+    is smaller than the square it is scaled up first, sides in proportion, taking the nearest
+    pixels. A sample without unknown pixels, as where a foreground was moved out of its image, is
+    cropped at random.
 
     Args:
         crop_size: side of the square.

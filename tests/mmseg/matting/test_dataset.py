@@ -147,6 +147,20 @@ LISTS = {
     "not-dicts": (lambda root: (root / "list.json").write_text("[3]"), "sample 0 .* but 3"),
     "no-trimap": (lambda root: listed(root, trimap=None), "sample 2 .* no path 'trimap'"),
     "no-file": (lambda root: listed(root, alpha="a.png"), "alpha matte .*a.png: no such file"),
+    "nested": (lambda root: (root / "list.json").write_text("[" * 200_000), "is not in JSON"),
+    "empty": (
+        lambda root: (root / "list.json").write_text("[]"),
+        r"MattingDataset is empty: no sample in .*list\.json",
+    ),
+    # Both files are there.
+    "outside": (
+        lambda root: listed(root, merged=f"../{root.name}/images/000.png"),
+        r"sample 2 .*image '\.\./.* below data_root",
+    ),
+    "absolute": (
+        lambda root: listed(root, trimap=str(root / "matting/trimap/000.png")),
+        "sample 2 .*trimap '/.* below data_root",
+    ),
 }
 
 
@@ -156,6 +170,24 @@ def test_wrong_lists(name, tmp_path):
     make(draw_data(tmp_path))
     with pytest.raises(UserError, match=says):
         MattingDataset(data_root=str(tmp_path), data_prefix={}, ann_file="list.json")
+
+
+def test_a_foreground_that_is_listed_with_two_alphas(tmp_path):
+    ann_file = listed(draw_data(tmp_path), fg="matting/fg/000.png")
+    dataset = dict(data_root=str(tmp_path), data_prefix={}, ann_file=ann_file)
+    with pytest.raises(InvalidValue, match=r"fg/000\.png: .*alpha/000\.png and .*alpha/002\.png"):
+        ComposedMattingDataset(**dataset)
+
+
+@pytest.mark.parametrize("kind", [MattingDataset, ComposedMattingDataset])
+def test_empty_directories(kind, tmp_path):
+    prefix = TESTED if kind is MattingDataset else TRAINED
+    for directory in prefix.values():
+        (tmp_path / directory).mkdir(parents=True)
+    write(tmp_path / "matting/bg/000.png", np.zeros((4, 4, 3)))
+    says = f"{kind.__name__} is empty: no sample in .*/matting/alpha"
+    with pytest.raises(InvalidValue, match=says):
+        kind(data_root=str(tmp_path), data_prefix=prefix)
 
 
 def test_missing_directories(tmp_path):

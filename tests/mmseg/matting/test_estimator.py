@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from torch import nn
@@ -10,6 +12,7 @@ pytest.importorskip("mmseg", reason="needs mmseg: bash tools/setup_env.sh instal
 
 from mmengine.optim import OptimWrapper
 
+from mmdysample.errors import InvalidValue
 from tests.mmseg.matting.models import make_batch, make_model, make_random
 from tests.mmseg.matting.test_losses import by_loops
 
@@ -41,6 +44,32 @@ def test_prediction_is_clamped_truncated_cropped_and_known_where_the_trimap_is()
             assert abs(matte[0, y, x].item() - expected) <= (expected not in (0, 255)) * 1e-9
             seen.add(expected)
     assert len(seen) > 20
+
+
+class NotANumberAt(nn.Module):
+    """Predicts 0.5, and nan in one column of the second image."""
+
+    def __init__(self, column: int) -> None:
+        super().__init__()
+        self.column = column
+
+    def forward(self, x):
+        alpha = torch.full((len(x), 1, *x.shape[2:]), 0.5)
+        alpha[1, :, :, self.column] = math.nan
+        return alpha
+
+
+def test_what_is_not_a_number_is_no_alpha():
+    """Of the image; 40 columns are padded to 48, and what is there is cut off."""
+    model = make_model().eval()
+    batch = make_batch((20, 40), (20, 40))
+    batch["data_samples"][1].set_metainfo(dict(img_path="second.png"))
+    model.decode_head.prediction = NotANumberAt(39)
+    with torch.no_grad(), pytest.raises(InvalidValue, match=r"of second\.png is not a number"):
+        model.test_step(batch)
+    model.decode_head.prediction = NotANumberAt(40)
+    with torch.no_grad():
+        assert len(model.test_step(batch)) == 2
 
 
 def test_images_of_a_batch_keep_their_places():

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import math
+from pathlib import Path
 
 import pytest
 
@@ -15,7 +17,7 @@ from mmengine.logging import MMLogger
 from mmengine.structures import PixelData
 from mmseg.structures import SegDataSample
 
-from mmdysample.errors import InvalidType, InvalidValue
+from mmdysample.errors import InvalidType, InvalidValue, UserError
 from mmdysample.mmseg.matting.metrics import (
     MattingMetric,
     connectivity_error,
@@ -187,23 +189,21 @@ def test_metric_is_the_mean_over_images(monkeypatch):
     monkeypatch.setattr(logger, "handle", lambda record: lines.append(record.getMessage()))
     metric = MattingMetric()
     inputs = [blobs(0, (24, 31)), blobs(1, (17, 5)), blobs(2, (9, 9))]
-    # No unknown pixel: it does not count, whatever is predicted.
-    pred, true, _ = blobs(3, (8, 8))
-    inputs.append((pred, true, np.full((8, 8), 255, np.uint8)))
     for number, maps in enumerate(inputs):
         metric.process({}, [sample(str(number), *maps)])
-    scores = metric.evaluate(size=4)
+    scores = metric.evaluate(size=3)
     assert list(scores) == ["SAD", "MSE", "Grad", "Conn"]
     for name, (_, function) in PAIRS.items():
-        expected = np.mean([function(*maps) for maps in inputs[:3]])
+        expected = np.mean([function(*maps) for maps in inputs])
         assert scores[name] == pytest.approx(expected), name
-    assert any("1 of 4 trimaps have no unknown pixel" in line for line in lines)
+    assert any("over 3 images" in line for line in lines)
 
 
 def test_nothing_but_numbers_is_kept():
     metric = MattingMetric()
     metric.process({}, [sample("0", *blobs(0, (24, 31)))])
-    (kept,) = metric.results
+    ((path, kept),) = metric.results
+    assert path == "images/0.jpg"
     assert {type(value) for value in kept.values()} == {float}
 
 
@@ -225,6 +225,36 @@ def test_two_images_of_one_name(tmp_path):
         metric.process({}, [sample("a/one", pred)])
 
 
+def test_two_images_of_one_name_in_two_processes(tmp_path):
+    metric = MattingMetric(output_dir=str(tmp_path), format_only=True)
+    gathered = [("a/one.jpg", None), ("a/two.jpg", None), ("b/one.jpg", None)]
+    with pytest.raises(InvalidValue, match=r"one\.png would hold .*a/one\.jpg and b/one\.jpg"):
+        metric.compute_metrics(gathered)
+    assert metric.compute_metrics(gathered[:2]) == {}
+
+
+def test_an_alpha_that_cannot_be_written_leaves_the_earlier_one(tmp_path, monkeypatch):
+    metric = MattingMetric(output_dir=str(tmp_path), format_only=True)
+    (tmp_path / "one.png").write_bytes(b"earlier")
+
+    def fail(path, content):
+        with path.open("wb") as file:
+            file.write(content[:10])
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", fail)
+    with pytest.raises(OSError, match="No space left"):
+        metric.process({}, [sample("one", blobs(0, (5, 5))[0])])
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {"one.png": b"earlier"}
+
+
+def test_an_alpha_that_cannot_be_encoded(tmp_path):
+    metric = MattingMetric(output_dir=str(tmp_path), format_only=True)
+    with pytest.raises(UserError, match=r"one\.png: an array .* cannot be encoded as PNG"):
+        metric.process({}, [sample("one", np.zeros((1, 2**20 + 1), np.uint8))])
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize(
     ("missing", "says"),
     [("pred_alpha", "predicts none"), ("gt_alpha", "LoadAlpha"), ("trimap", "LoadTrimap")],
@@ -242,12 +272,21 @@ def test_predictions_of_another_type():
         MattingMetric().process({}, [sample("one", pred.astype(np.float32), true, trimap)])
 
 
-def test_no_unknown_pixel_at_all():
+def test_no_unknown_pixel():
     pred, true, _ = blobs(0, (5, 5))
-    metric = MattingMetric()
-    metric.process({}, [sample("one", pred, true, np.zeros((5, 5), np.uint8))])
-    with pytest.raises(InvalidValue, match="none of the 1 trimaps has an unknown pixel"):
-        metric.evaluate(size=1)
+    with pytest.raises(InvalidValue, match=r"images/one\.jpg has no unknown pixel \(128\)"):
+        MattingMetric().process({}, [sample("one", pred, true, np.zeros((5, 5), np.uint8))])
+
+
+def test_an_evaluation_after_one_that_failed(tmp_path):
+    metric = MattingMetric(output_dir=str(tmp_path))
+    metric.process({}, [sample("a/one", *blobs(0, (5, 5)))])
+    metric.results.append(("images/b/one.jpg", None))  # of another process
+    with pytest.raises(InvalidValue, match="would hold the alphas of both"):
+        metric.evaluate(size=2)
+    maps = blobs(1, (9, 9))
+    metric.process({}, [sample("b/one", *maps)])
+    assert metric.evaluate(size=1)["SAD"] == pytest.approx(reference.sad(*maps))
 
 
 def test_format_only_needs_a_directory():

@@ -1,7 +1,8 @@
-"""Trainings of the matting model: in two processes, killed and resumed, in mixed precision."""
+"""The matting model in training and testing: two processes, killed and resumed, mixed precision."""
 
 from __future__ import annotations
 
+import json
 import signal
 import subprocess
 import sys
@@ -15,7 +16,8 @@ pytest.importorskip("mmseg", reason="needs mmseg: bash tools/setup_env.sh instal
 
 from mmdysample.engine.checkpoint import load_checkpoint_file
 from tests.engine.accidents import accident
-from tests.engine.zygote import ROOT, TRAIN, shared_zygote
+from tests.engine.zygote import ROOT, TEST, TRAIN, shared_zygote
+from tests.mmseg.matting.toy import draw_data
 from tests.tools.test_dist import run, run_well
 
 LAST = "iter_4.pth"
@@ -52,6 +54,15 @@ optim_wrapper = dict(
 )
 train_dataloader.update(sampler=dict(type="DefaultSampler", shuffle=True), drop_last=True)
 randomness = dict(seed=5)
+"""
+# Three images: of two processes one is given the first image again.
+ODD = """
+test_dataloader["dataset"].update(
+    data_root="toy",
+    data_prefix=dict(
+        img_path="images", trimap_path="matting/trimap", alpha_path="matting/alpha"
+    ),
+)
 """
 
 
@@ -115,6 +126,20 @@ def test_two_processes_equal_one_and_go_on_after_a_kill(directory):
     assert one.keys() == two.keys()
     for name in one:
         torch.testing.assert_close(one[name], two[name], rtol=1e-4, atol=1e-6, msg=name)
+
+    draw_data(directory / "toy", 3)
+    odd = write(directory / "odd.py", COMPARABLE + ODD)
+    tested = {}
+    for processes, name in ((1, "alone"), (2, "together")):
+        options = ("--work-dir", f"tested_{name}", "--out", f"alphas_{name}")
+        run_well(zygote, processes, TEST, odd, f"one/{LAST}", *options, cwd=directory)
+        (log,) = (directory / f"tested_{name}").glob("*/[0-9]*.json")
+        scores = json.loads(log.read_text())
+        tested[name] = [scores[metric] for metric in ("SAD", "MSE", "Grad", "Conn")]
+        alphas = (directory / f"alphas_{name}").iterdir()
+        assert sorted(path.name for path in alphas) == ["000.png", "001.png", "002.png"]
+    assert min(tested["alone"]) > 0
+    assert tested["together"] == pytest.approx(tested["alone"], rel=1e-6)
 
     first, second = run(zygote, 2, TRAIN, lethal, "--work-dir", "killed_two", cwd=directory)
     assert second.status == -signal.SIGKILL and first.status not in (0, 2)
