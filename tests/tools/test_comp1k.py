@@ -93,6 +93,9 @@ def test_composed(layout):
     again = shared_zygote().run(TOOL, *ARGUMENTS, cwd=layout)
     assert again.status == 2
     assert "exists and is left as it is" in again.stderr
+    inside = shared_zygote().run(TOOL, "adobe", "voc", "voc/out", cwd=layout)
+    assert inside.status == 2
+    assert "voc/out is in voc, which is read" in inside.stderr
 
 
 def remove(name: str) -> Callable[[Path], object]:
@@ -111,7 +114,7 @@ IMAGES = f"{TEST}/Adobe-licensed images"
 BAD = {
     "no-such-directory": (
         lambda root: (root / "voc").rename(root / "vok"),
-        ("voc does not exist",),
+        ("VOC voc is not a directory",),
     ),
     "no-other": (
         lambda root: (root / TRAINING / "Other").rename(root / "Other"),

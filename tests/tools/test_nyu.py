@@ -219,6 +219,7 @@ def test_arguments(convert):
     Path("full/file").write_text("a user's")
     assert "full exists and is left as it is" in convert(source, "full")[2]
     assert [path.name for path in Path("full").iterdir()] == ["file"]
+    assert "raw/nyu is in raw, which is read" in convert(source, "raw/nyu")[2]
 
 
 def test_an_interrupt_leaves_nothing_behind(convert, monkeypatch):

@@ -23,9 +23,9 @@ from mmdet.structures import DetDataSample
 from mmdet.structures.mask import BitmapMasks
 from mmengine.structures import InstanceData, PixelData
 from mmseg.structures import SegDataSample
+from sheets.zoom import Window
 
 from mmdysample.engine.errors import UserError, run_tool
-from mmdysample.engine.zoom import Window
 from tools.analysis import predictions as tool
 
 CONFIG = Path(__file__).parents[2] / "configs/shapes/faster-rcnn_r18_fpn_nearest_shapes.py"

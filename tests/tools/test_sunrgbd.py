@@ -261,6 +261,8 @@ def test_nothing_is_replaced(source, convert, tmp_path):
     assert convert(source, out)[0] == 0 and len(files(out)) == 10
     status, _, stderr = convert(source, tmp_path / "a/b")
     assert status == 2 and "/a does not exist" in stderr
+    status, _, stderr = convert(source, source / "sunrgbd")
+    assert status == 2 and f"is in {source}, which is read" in stderr
 
 
 def test_an_interrupt_leaves_nothing(source, convert, tmp_path, monkeypatch):

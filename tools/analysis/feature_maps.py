@@ -26,15 +26,9 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from matplotlib.axes import Axes
-from torch import Tensor
-
-from mmdysample import Upsampler
-from mmdysample.engine.colors import direction_color, draw_wheel, stretch
-from mmdysample.engine.config import load_config
-from mmdysample.engine.errors import ArgumentParser, UserError, run_tool
-from mmdysample.engine.options import HELP, CfgOptions
-from mmdysample.engine.stages import Run, Stage, choose_stage, pixels_per_cell, run_stages
-from mmdysample.engine.zoom import (
+from sheets.colors import direction_color, draw_wheel, stretch
+from sheets.stages import Run, Stage, choose_stage, pixels_per_cell, run_stages
+from sheets.zoom import (
     WHOLE,
     Window,
     draw_frame,
@@ -42,6 +36,12 @@ from mmdysample.engine.zoom import (
     window_around,
     window_of_most,
 )
+from torch import Tensor
+
+from mmdysample import Upsampler
+from mmdysample.engine.config import load_config
+from mmdysample.engine.errors import ArgumentParser, UserError, run_tool
+from mmdysample.engine.options import HELP, CfgOptions
 from mmdysample.inference import check_figure_path, load_input, load_model
 
 COLUMNS = (
@@ -50,6 +50,9 @@ COLUMNS = (
 )
 CELL = 2.1
 """Width of a cell of the sheet, in inches."""
+TAIL = 1
+"""Percentage of the values of a computed map at either end that are drawn alike: at the border of
+the image single values are often far from all others."""
 
 
 class Panel(NamedTuple):
@@ -90,8 +93,8 @@ def index_panel(stage: Stage, values: np.ndarray, stride: float) -> Panel:
 
 
 def scalar_panel(values: np.ndarray, stride: float, what: str) -> Panel:
-    """From the least value, dark, to the largest, bright; the note tells both."""
-    colors = stretch(values[..., None])[..., 0]
+    """From the 1st percentile, dark, to the 99th, bright; the note tells the whole range."""
+    colors = stretch(values[..., None], TAIL)[..., 0]
     return Panel(colors, stride, f"{what}: {values.min():.2g} to {values.max():.2g}")
 
 
@@ -99,7 +102,7 @@ def offset_panel(stage: Stage, values: np.ndarray, stride: float) -> Panel:
     """Offsets less their mean, of the channel group where these vary most.
 
     The mean of each of a cell's sub-pixels over the image is taken away, since it only shifts the
-    map. Hue is the direction, saturation the length.
+    map. Hue is the direction, saturation the length, which is full from the 99th percentile on.
     """
     s = stage.module.scale_factor
     moves = values.reshape(*values.shape[:2], 2, -1).transpose(3, 0, 1, 2).copy()
@@ -109,7 +112,7 @@ def offset_panel(stage: Stage, values: np.ndarray, stride: float) -> Panel:
             part -= part.mean(axis=(1, 2), keepdims=True)
     group = int((moves**2).mean(axis=(1, 2, 3)).argmax())
     length = np.linalg.norm(moves[group], axis=-1)
-    longest = max(length.max(), 1e-9)
+    longest = max(np.percentile(length, 100 - TAIL), 1e-9)
     note = f"offset less its mean, group {group}: up to {length.max():.2g}"
     return Panel(direction_color(moves[group], length / longest), stride, note, longest)
 

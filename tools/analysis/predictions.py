@@ -29,11 +29,11 @@ from matplotlib.patches import Patch, Rectangle
 from matplotlib.patheffects import withStroke
 from mmengine.config import Config
 from mmengine.registry import DATASETS, init_default_scope
+from sheets.zoom import WHOLE, draw_frame, show, window_of_most
 
 from mmdysample.engine.config import load_config
 from mmdysample.engine.errors import ArgumentParser, UserError, run_tool
 from mmdysample.engine.families import import_family
-from mmdysample.engine.zoom import WHOLE, draw_frame, show, window_of_most
 from mmdysample.inference import check_figure_path, load_model, predict, read_image
 
 Color = tuple[float, float, float]

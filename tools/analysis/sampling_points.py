@@ -27,14 +27,14 @@ from matplotlib.figure import SubFigure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 from matplotlib.patheffects import withStroke
+from sheets.colors import direction_color, draw_wheel
+from sheets.stages import choose_stage, pixels_per_cell, run_stages
 from torch import Tensor
 
 from mmdysample import DySample
-from mmdysample.engine.colors import direction_color, draw_wheel
 from mmdysample.engine.config import load_config
 from mmdysample.engine.errors import ArgumentParser, UserError, run_tool
 from mmdysample.engine.options import HELP, CfgOptions
-from mmdysample.engine.stages import choose_stage, pixels_per_cell, run_stages
 from mmdysample.inference import check_figure_path, load_input, load_model
 
 SUBPIXEL_COLORS = ("#ff3860", "#ffdd57", "#23d160", "#3298ff")

@@ -9,9 +9,9 @@ reads in ADOBE
     Test_set/{test_fg_names,test_bg_names}.txt
 
 and writes train/{fg,alpha}/ and test/{merged,alpha,trimap}/. The 20 backgrounds of a test
-foreground are the next 20 names of the list; NAME_0, ..., NAME_19 are its images and trimaps. All
-is looked at before anything is written. OUT is written completely or not at all, and
-nothing is ever replaced.
+foreground are the next 20 names of the list; NAME_0, ..., NAME_19 are its images and trimaps.
+Everything is checked before; OUT is written whole or not at all, and nothing that it holds is ever
+replaced.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ import os
 import shutil
 import signal
 import sys
-import tempfile
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from layout import check_out, link, show_progress, system_errors, whole_directory
 from PIL import Image
 
 from mmdysample.engine.errors import ArgumentParser, UserError, run_tool
@@ -66,7 +66,9 @@ def parse_args() -> argparse.Namespace:
     )
     parser.add_argument("adobe", type=Path, metavar="ADOBE", help="the directory Combined_Dataset")
     parser.add_argument("voc", type=Path, metavar="VOC", help="JPEGImages of Pascal VOC 2012")
-    parser.add_argument("out", type=Path, metavar="OUT", help="a new or an empty directory")
+    parser.add_argument(
+        "out", type=Path, metavar="OUT", help="a new or an empty directory, outside of both"
+    )
     return parser.parse_args()
 
 
@@ -75,33 +77,20 @@ def main() -> None:
     # As Ctrl-C does, `kill` lets the unfinished directory be removed.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     out = Path(os.path.realpath(args.out))
-    check_out(out, (args.adobe, args.voc))
-    training = [matte for part in TRAINING for matte in read_mattes(args.adobe / part).items()]
-    check_names([name for name, _ in training])
-    scenes = read_scenes(args.adobe, args.voc)
-    check_sizes(dict(training), scenes)
-    try:
+    with system_errors(out):
+        check_out(out, args.adobe, args.voc)
+        for name, source in (("ADOBE", args.adobe), ("VOC", args.voc)):
+            if not source.is_dir():
+                raise UserError(f"{name} {source} is not a directory")
+        training = [matte for part in TRAINING for matte in read_mattes(args.adobe / part).items()]
+        check_names([name for name, _ in training])
+        scenes = read_scenes(args.adobe, args.voc)
+        check_sizes(dict(training), scenes)
         check_free_space(out.parent, scenes)
         write(out, dict(training), scenes)
-    except OSError as error:
-        where = error.filename2 or error.filename or out
-        raise UserError(f"cannot use {where}: {error.strerror or error}") from error
     print(f"{out}: {len(training)} training foregrounds, {len(scenes)} test images")
     if (len(training), len(scenes)) != WHOLE:
         print(f"Composition-1k has {WHOLE[0]} and {WHOLE[1]}: results are not comparable")
-
-
-def check_out(out: Path, sources: tuple[Path, ...]) -> None:
-    """Raise UserError unless ``out`` can be made, away from what is read."""
-    if not out.parent.is_dir():
-        raise UserError(f"the directory {out.parent} does not exist: make it first")
-    if out.exists() and not (out.is_dir() and not any(out.iterdir())):
-        raise UserError(f"{out} exists and is left as it is: choose a new or an empty directory")
-    for source in sources:
-        if not source.is_dir():
-            raise UserError(f"the directory {source} does not exist")
-        if out.is_relative_to(os.path.realpath(source)):
-            raise UserError(f"{out} is in {source}, which is read: choose another OUT")
 
 
 def read_mattes(directory: Path) -> dict[str, Matte]:
@@ -182,7 +171,7 @@ def check_sizes(training: dict[str, Matte], scenes: list[Scene]) -> None:
     pairs = [("alpha matte", matte.alpha, matte.foreground) for matte in sorted(mattes)]
     pairs += [("trimap", scene.trimap, scene.matte.foreground) for scene in scenes]
     for number, (kind, path, foreground) in enumerate(pairs):
-        show_progress(f"looking at {number} of {len(pairs)}")
+        show_progress(f"checked {number} of {len(pairs)}")
         sizes = size_of(path, kind), size_of(foreground, "foreground")
         if sizes[0] != sizes[1]:
             (width, height), (wanted_width, wanted_height) = sizes
@@ -190,8 +179,9 @@ def check_sizes(training: dict[str, Matte], scenes: list[Scene]) -> None:
                 f"the {kind} {path} is {height}x{width} (height x width), but its foreground "
                 f"{foreground} is {wanted_height}x{wanted_width}"
             )
-    for number, background in enumerate(sorted({scene.background for scene in scenes})):
-        show_progress(f"looking at background {number}")
+    backgrounds = sorted({scene.background for scene in scenes})
+    for number, background in enumerate(backgrounds):
+        show_progress(f"checked {number} of {len(backgrounds)} backgrounds")
         check_image_file(background, "background")
     show_progress("")
 
@@ -217,21 +207,26 @@ def check_free_space(directory: Path, scenes: list[Scene]) -> None:
 
 
 def write(out: Path, training: dict[str, Matte], scenes: list[Scene]) -> None:
-    """Write beside ``out`` and rename: only a killed process leaves its `OUT.*.partial` behind."""
-    with tempfile.TemporaryDirectory(".partial", f"{out.name}.", out.parent) as partial:
-        root = Path(partial, "comp1k")
+    """Link or copy the files to where they belong, and compose the test images."""
+    with whole_directory(out) as root:
         for name in ("train/fg", "train/alpha", "test/merged", "test/alpha", "test/trimap"):
             (root / name).mkdir(parents=True)
         for name, matte in training.items():
-            link(matte.foreground, root / "train/fg", name)
-            link(matte.alpha, root / "train/alpha", name)
+            place(matte.foreground, root / "train/fg", name)
+            place(matte.alpha, root / "train/alpha", name)
         for number, scene in enumerate(scenes):
-            show_progress(f"composing {number} of {len(scenes)}")
+            show_progress(f"written {number} of {len(scenes)}")
             write_png(root / "test/merged" / f"{scene.name}.png", compose(scene))
-            link(scene.matte.alpha, root / "test/alpha", scene.name)
-            link(scene.trimap, root / "test/trimap", scene.name)
+            place(scene.matte.alpha, root / "test/alpha", scene.name)
+            place(scene.trimap, root / "test/trimap", scene.name)
         show_progress("")
-        root.rename(out)
+
+
+def place(source: str, directory: Path, name: str) -> None:
+    """The file in ``directory`` under another name, which may have directories of its own."""
+    target = directory / f"{name}{Path(source).suffix}"
+    target.parent.mkdir(parents=True, exist_ok=True)
+    link(Path(source), target)
 
 
 def compose(scene: Scene) -> np.ndarray:
@@ -246,22 +241,6 @@ def compose(scene: Scene) -> np.ndarray:
     height, width = alpha.shape
     background = cover(read_color(scene.background, "background"), height, width)
     return composite(foreground, background[:height, :width], alpha)
-
-
-def link(source: str, directory: Path, name: str) -> None:
-    """The same file under another name, without a copy where the file system can."""
-    target = directory / f"{name}{Path(source).suffix}"
-    target.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        os.link(os.path.realpath(source), target)
-    except OSError:  # another file system; a full one fails at the copy, too
-        shutil.copyfile(source, target)
-
-
-def show_progress(text: str) -> None:
-    """Rewrites a line of a terminal."""
-    if sys.stderr.isatty():
-        print(f"\r\033[K{text}", end="", file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

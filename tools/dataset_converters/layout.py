@@ -13,14 +13,35 @@ from pathlib import Path
 from mmdysample.engine.errors import UserError
 
 
-def check_out(out: Path) -> None:
-    """UserError unless ``out`` is new or an empty directory, in a directory that is there."""
+def check_out(out: Path, *sources: Path) -> None:
+    """UserError unless ``out`` is a new or an empty directory, away from what is read.
+
+    Args:
+        out: a real path; the directory that it is in has to be there.
+        sources: directories whose files are read.
+    """
     if not out.parent.is_dir():
         raise UserError(
             f"the directory {out.parent} does not exist: make it first, or choose another OUT"
         )
     if out.exists() and not (out.is_dir() and not any(out.iterdir())):
         raise UserError(f"{out} exists and is left as it is: choose a new or an empty directory")
+    for source in sources:
+        if out.is_relative_to(os.path.realpath(source)):
+            raise UserError(f"{out} is in {source}, which is read: choose another OUT")
+
+
+@contextlib.contextmanager
+def system_errors(out: Path) -> Iterator[None]:
+    """A UserError with the file that the system refuses; of a failing write it is below ``out``.
+
+    A failing write, unlike a failing open, does not know its file.
+    """
+    try:
+        yield
+    except OSError as error:
+        where = error.filename2 or error.filename or out
+        raise UserError(f"cannot use {where}: {error.strerror or error}") from error
 
 
 @contextlib.contextmanager

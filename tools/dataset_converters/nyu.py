@@ -27,7 +27,7 @@ from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 import cv2
-from layout import check_out, link, show_progress, whole_directory
+from layout import check_out, link, show_progress, system_errors, whole_directory
 from PIL import Image
 
 from mmdysample.engine.depth_maps import check_depth, check_depth_file
@@ -66,7 +66,9 @@ def parse_args() -> argparse.Namespace:
         description=summary, epilog=details, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("source", type=Path, metavar="SOURCE", help="the unpacked download")
-    parser.add_argument("out", type=Path, metavar="OUT", help="a new or an empty directory")
+    parser.add_argument(
+        "out", type=Path, metavar="OUT", help="a new or an empty directory, outside of SOURCE"
+    )
     return parser.parse_args()
 
 
@@ -75,8 +77,8 @@ def main() -> None:
     # As Ctrl-C does, `kill` lets the unfinished directory be removed.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     out = Path(os.path.realpath(args.out))
-    try:
-        check_out(out)
+    with system_errors(out):
+        check_out(out, args.source)
         check_lists(args.source)
         pairs = [pair for split in SPLITS for pair in read_list(args.source, split)]
         for number, pair in enumerate(pairs):
@@ -85,9 +87,6 @@ def main() -> None:
         for split in SPLITS:
             check_unit(next(pair for pair in pairs if pair.split == split.name))
         write(out, pairs)
-    except OSError as error:  # a failing write, unlike a failing open, does not know its file
-        where = error.filename2 or error.filename or out
-        raise UserError(f"cannot use {where}: {error.strerror or error}") from error
     counts = [f"{sum(p.split == split.name for p in pairs):,} {split.name}" for split in SPLITS]
     print(f"{out}: {', '.join(counts)} pairs (the papers have 24,231 train, 654 test)")
 

@@ -17,14 +17,13 @@ from __future__ import annotations
 
 import argparse
 import os
-import shutil
 import signal
 import sys
-import tempfile
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 import numpy as np
+from layout import check_out, link, show_progress, system_errors, whole_directory
 from PIL import Image
 
 from mmdysample.engine.errors import ArgumentParser, UserError, run_tool
@@ -61,7 +60,9 @@ def parse_args() -> argparse.Namespace:
         description=summary, epilog=details, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("source", type=Path, metavar="SOURCE", help="the unpacked downloads")
-    parser.add_argument("out", type=Path, metavar="OUT", help="a new or an empty directory")
+    parser.add_argument(
+        "out", type=Path, metavar="OUT", help="a new or an empty directory, outside of SOURCE"
+    )
     return parser.parse_args()
 
 
@@ -70,30 +71,17 @@ def main() -> None:
     # As Ctrl-C does, `kill` lets the unfinished directory be removed.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     out = Path(os.path.realpath(args.out))
-    try:
-        check_out(out)
+    with system_errors(out):
+        check_out(out, args.source)
         samples = find_samples(args.source)
         for number, sample in enumerate(samples):
             show_progress(f"checked {number} of {len(samples)}")
             check_sample(sample)
         write(out, samples)
-    except OSError as error:  # a failing write, unlike a failing open, does not know its file
-        where = error.filename2 or error.filename or out
-        raise UserError(f"cannot use {where}: {error.strerror or error}") from error
     counts = ", ".join(
         f"{sum(s.split == split.name for s in samples)} {split.name}" for split in SPLITS
     )
     print(f"{out}: {counts} images")
-
-
-def check_out(out: Path) -> None:
-    """UserError unless ``out`` is new or an empty directory, in a directory that is there."""
-    if not out.parent.is_dir():
-        raise UserError(
-            f"the directory {out.parent} does not exist: make it first, or choose another OUT"
-        )
-    if out.exists() and not (out.is_dir() and not any(out.iterdir())):
-        raise UserError(f"{out} exists and is left as it is: choose a new or an empty directory")
 
 
 def find_samples(source: Path) -> list[Sample]:
@@ -216,9 +204,8 @@ def check_sample(sample: Sample) -> None:
 
 
 def write(out: Path, samples: list[Sample]) -> None:
-    """Lay out beside ``out`` and rename; a killed process leaves its `OUT.*.partial` behind."""
-    with tempfile.TemporaryDirectory(".partial", f"{out.name}.", out.parent) as partial:
-        root = Path(partial, "sunrgbd")
+    """Link or copy the files to where they belong."""
+    with whole_directory(out) as root:
         for kind in ("images", "annotations"):
             for split in SPLITS:
                 (root / kind / split.name).mkdir(parents=True)
@@ -228,22 +215,6 @@ def write(out: Path, samples: list[Sample]) -> None:
             link(sample.image, root / "images" / sample.split / f"{stem}.jpg")
             link(sample.labels, root / "annotations" / sample.split / f"{stem}.png")
         show_progress("")
-        root.rename(out)
-
-
-def link(source: Path, target: Path) -> None:
-    """A hard link, or a copy where there are none. What a symbolic link leads to is taken."""
-    source = source.resolve()
-    try:
-        os.link(source, target)
-    except OSError:  # another file system, or one without hard links; a full one fails below, too
-        shutil.copyfile(source, target)
-
-
-def show_progress(text: str) -> None:
-    """Rewrites a line of a terminal."""
-    if sys.stderr.isatty():
-        print(f"\r\033[K{text}", end="", file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

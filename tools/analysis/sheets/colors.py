@@ -7,13 +7,21 @@ from matplotlib.axes import Axes
 from matplotlib.colors import hsv_to_rgb
 
 
-def stretch(values: np.ndarray) -> np.ndarray:
+def stretch(values: np.ndarray, tail: float = 0) -> np.ndarray:
     """Each channel of (H, W, C) from its own least to its own largest value, as 0 to 1.
 
     A channel of one value becomes 0.
+
+    Args:
+        tail: percentage of the values of a channel that are 0, and of those that are 1, at least:
+            a single value far from all others leaves these distinct. A channel whose values
+            between the tails are all one is stretched over its whole range instead.
     """
-    low, high = values.min(axis=(0, 1)), values.max(axis=(0, 1))
-    return (values - low) / np.where(high > low, high - low, 1)
+    low, high = np.percentile(values, (tail, 100 - tail), axis=(0, 1))
+    flat = high <= low
+    low = np.where(flat, values.min(axis=(0, 1)), low)
+    high = np.where(flat, values.max(axis=(0, 1)), high)
+    return np.clip((values - low) / np.where(high > low, high - low, 1), 0, 1)
 
 
 def direction_color(move: np.ndarray, strength: np.ndarray) -> np.ndarray:

@@ -9,9 +9,9 @@ from torch import nn
 pytest.importorskip("mmseg", reason="needs mmseg: bash tools/setup_env.sh installs it")
 
 from mmdysample import SAPA, Bilinear, DySample, Upsampler
-from mmdysample.engine.stages import choose_stage, pixels_per_cell, run_stages
 from mmdysample.errors import UserError
 from mmdysample.mmseg.segnet.max_unpool import MaxUnpool
+from tools.analysis.sheets.stages import choose_stage, pixels_per_cell, run_stages
 
 
 class Model(nn.Module):

@@ -6,7 +6,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 
-from mmdysample.engine.zoom import Window, draw_frame, show, window_around, window_of_most
+from tools.analysis.sheets.zoom import Window, draw_frame, show, window_around, window_of_most
 
 
 @pytest.mark.parametrize(
