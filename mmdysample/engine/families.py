@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import copy
 import importlib
+import math
 import os
+from collections.abc import Mapping
 
 from mmengine.config import Config, ConfigDict
 from mmengine.logging import print_log
@@ -19,11 +21,14 @@ from mmdysample.engine.data import data_set_configs
 from mmdysample.engine.lookup import class_of
 from mmdysample.engine.outputs import check_new, check_new_directory
 from mmdysample.errors import UserError
+from mmdysample.ops.checks import finite_number
 
 _META_KEYS = (
     *("img_id", "img_path", "ori_shape", "img_shape", "scale_factor"),
     *("flip", "flip_direction"),
 )
+# Of a pixel of a depth map that is written.
+GREATEST_VALUE = 2**16 - 1
 _FLIP = dict(
     type="TestTimeAug",
     transforms=[
@@ -70,16 +75,57 @@ def write_predictions(cfg: Config, out: str) -> None:
     check_new_directory(out, "--out", cfg)
     if not isinstance(evaluators, dict):
         raise UserError("--out needs a test_evaluator that is one dict, not a list")
-    # In mmseg rank 0 makes it, while another process may have a label image to write already.
-    _make_directory(out, "--out")
-    evaluators.update(output_dir=out)
     metric = class_of(METRICS, evaluators.get("type"), "mmseg")
     taken, others = arguments(metric) if metric is not None else ({}, True)
-    if others or "keep_results" in taken:
-        evaluators.update(keep_results=True)
     if "depth_scale_factor" in taken:
         # What a meter is in the files; mmseg's default of 1 leaves nothing behind the point.
         evaluators.setdefault("depth_scale_factor", 1000.0)
+        if metric.__name__ != "DepthErrorMetric":  # which clamps depths to what fits
+            _check_depths_fit(
+                cfg.get("model") or {}, evaluators, taken.get("max_depth_eval", math.inf)
+            )
+    # In mmseg rank 0 makes it, while another process may have a label image to write already.
+    _make_directory(out, "--out")
+    evaluators.update(output_dir=out)
+    if others or "keep_results" in taken:
+        evaluators.update(keep_results=True)
+
+
+def _check_depths_fit(model: Mapping, metric: Mapping, max_depth_eval: float) -> None:
+    """Raise UserError if a depth map would not fit into 16 bits: mmseg's DepthMetric wraps it.
+
+    Args:
+        model, metric: their settings.
+        max_depth_eval: where ``metric`` has none.
+    """
+    factor = metric["depth_scale_factor"]
+    name = "--out: depth_scale_factor of test_evaluator"
+    finite_number(name, factor, "a finite number above 0", above=0)
+    head = model.get("decode_head") or {}
+    cls = class_of(MODELS, head.get("type"), "mmseg")
+    predicted = head.get("max_depth", arguments(cls)[0].get("max_depth") if cls else None)
+    limits = {
+        "max_depth of model.decode_head": predicted,
+        "max_depth_eval of test_evaluator": metric.get("max_depth_eval", max_depth_eval),
+    }
+    known = {
+        name: limit
+        for name, limit in limits.items()
+        if isinstance(limit, (int, float)) and limit < math.inf
+    }
+    for name, limit in known.items():
+        if limit * factor > GREATEST_VALUE:
+            raise UserError(
+                f"--out: {name} is {limit} m, and times depth_scale_factor={factor} that does not "
+                "fit into the 16 bits of a depth map: set test_evaluator.depth_scale_factor to "
+                f"{math.floor(GREATEST_VALUE / limit)} or less"
+            )
+    if not known:
+        raise UserError(
+            f"--out: the config does not say how great depths can be, and above "
+            f"{GREATEST_VALUE / factor} m, with depth_scale_factor={factor}, they would not fit "
+            "into the 16 bits of a depth map: set test_evaluator.max_depth_eval"
+        )
 
 
 def visualization_hook(cfg: Config) -> ConfigDict:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from numbers import Integral
 from typing import NamedTuple
 
@@ -48,6 +49,26 @@ def odd_int(name: str, value: int) -> int:
     if number % 2 == 0:
         raise InvalidValue(f"{name} must be {accepted}, got {value!r}")
     return number
+
+
+def finite_number(
+    name: str,
+    value: float,
+    accepted: str = "a finite number",
+    *,
+    above: float = -math.inf,
+    least: float = -math.inf,
+    most: float = math.inf,
+) -> float:
+    """``value`` if it is a finite number that is above ``above`` and lies in ``least..most``.
+
+    TypeError or ValueError naming ``name`` and what is ``accepted`` otherwise.
+    """
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise InvalidType(f"{name} must be {accepted}, got {value!r}")
+    if not (math.isfinite(value) and value > above and least <= value <= most):
+        raise InvalidValue(f"{name} must be {accepted}, got {value!r}")
+    return value
 
 
 def as_integer(value: object) -> int | None:

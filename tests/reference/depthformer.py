@@ -77,7 +77,7 @@ def hahi_neck(
         state, "multi_att", query, position, tokens, 1 / (1 + torch.exp(-reference)), **settings
     )
     attended = attended.transpose(1, 2).reshape(-1, projected.shape[1], height, width)
-    outs = [conv_bn_relu(state, "conv_fusion", torch.cat([stem, attended], dim=1))]
+    outs = [conv_bn_relu(state, "conv_fusion", torch.cat([attended, stem], dim=1))]
     start = 0
     for n, (height, width) in enumerate(sizes):
         part = tokens[:, start : start + height * width]

@@ -145,6 +145,22 @@ def move_down(source: Path) -> None:
     Path("moved").rename(source / "nyu")
 
 
+def damage(source: Path) -> None:
+    path = source / "sync" / "kitchen_0028b" / "sync_depth_00000.png"
+    noise = np.random.default_rng(0).integers(1000, 2000, (6, 8)).astype(np.uint16)
+    assert cv2.imwrite(str(path), noise)
+    content = path.read_bytes()
+    middle = content.index(b"IDAT") + 8
+    path.write_bytes(content[:middle] + bytes(20) + content[middle + 20 :])
+
+
+def lead_outside(source: Path) -> None:
+    path = source / "sync" / "kitchen_0028b" / "sync_depth_00000.png"
+    outside = Path.cwd().parent / "nyu-elsewhere.png"
+    path.rename(outside)
+    path.symlink_to(outside)
+
+
 PAIR = "a/rgb_1.jpg a/sync_depth_1.png"
 WRONG = {
     "no-list": (lambda s: (s / "nyu_test.txt").unlink(), ("nyu_test.txt is not there", "test")),
@@ -190,8 +206,13 @@ WRONG = {
         file("sync_depth_00045.png", np.ones((8, 6), np.uint16)),
         ("sync_depth_00045.png is 8x6 (height x width)", "rgb_00045.jpg is 6x8"),
     ),
-    "meters": (
-        file("sync_depth_00045.png", np.full((6, 8), 3, np.uint16)),
+    "damaged-depth": (damage, ("sync_depth_00000.png cannot be read: it is damaged",)),
+    "outside": (
+        lead_outside,
+        ("line 2", "sync_depth_00000.png leads to /", "nyu-elsewhere.png, outside of SOURCE"),
+    ),
+    "meters": (  # of the second pair
+        file("sync_depth_00000.png", np.full((6, 8), 3, np.uint16)),
         ("greatest depth in", "0.003 m", "1e-3 for millimeters"),
     ),
 }

@@ -11,8 +11,9 @@ here, a focal length, as in
 The files are looked for in SOURCE itself, then in SOURCE/sync for training and in
 SOURCE/official_splits/test for testing, where BTS keeps them. OUT gets
 images/{train,test}/kitchen_0028b_00045.jpg and annotations/{train,test}/kitchen_0028b_00045.png:
-hard links where the file system has them, so that SOURCE stays as it is. Everything is checked
-before; OUT is there whole or not at all, and nothing that it holds is ever replaced.
+hard links where the file system has them, so that SOURCE stays as it is. Before, every depth map is
+read whole and every image's header, which takes minutes; OUT is there whole or not at all, and
+nothing that it holds is ever replaced.
 """
 
 from __future__ import annotations
@@ -84,8 +85,6 @@ def main() -> None:
         for number, pair in enumerate(pairs):
             show_progress(f"checked {number} of {len(pairs)}")
             check_pair(pair)
-        for split in SPLITS:
-            check_unit(next(pair for pair in pairs if pair.split == split.name))
         write(out, pairs)
     counts = [f"{sum(p.split == split.name for p in pairs):,} {split.name}" for split in SPLITS]
     print(f"{out}: {', '.join(counts)} pairs (the papers have 24,231 train, 654 test)")
@@ -164,13 +163,21 @@ def find_file(source: Path, split: Split, name: PurePosixPath, where: str) -> Pa
     for place in split.places:
         path = source / place / name
         if path.is_file():
+            if not path.resolve().is_relative_to(source.resolve()):
+                raise UserError(
+                    f"{where}: {path} leads to {path.resolve()}, outside of SOURCE: put the file "
+                    "itself there, or give the directory that has all of them"
+                )
             return path
     looked = " and ".join(str(source / place) for place in split.places)
     raise UserError(f"{where}: there is no file {str(name)!a} in {looked}")
 
 
 def check_pair(pair: Pair) -> None:
-    """UserError unless both files can be read and have one size, and the depth has 16 bits."""
+    """UserError unless both files can be read and have one size, and the depth is in millimeters.
+
+    Of the image the header is read, which says its size.
+    """
     check_image_file(str(pair.image))
     check_depth_file(str(pair.depth))
     with Image.open(pair.image) as image, Image.open(pair.depth) as depth:
@@ -179,10 +186,6 @@ def check_pair(pair: Pair) -> None:
                 f"the depth map {pair.depth} is {depth.height}x{depth.width} (height x width), but "
                 f"its image {pair.image} is {image.height}x{image.width}"
             )
-
-
-def check_unit(pair: Pair) -> None:
-    """UserError unless a depth map may be in millimeters."""
     depth = cv2.imread(str(pair.depth), cv2.IMREAD_UNCHANGED)
     if depth is None:
         raise UserError(f"the depth map {pair.depth} cannot be read: it is damaged")

@@ -25,7 +25,10 @@ __all__ = [
     "check_whole_numbers",
 ]
 
-_BOTH = ("model", "default_hooks", "custom_hooks", "visualizer", "log_processor")
+_BOTH = (
+    *("model", "data_preprocessor", "default_hooks", "custom_hooks", "visualizer"),
+    "log_processor",
+)
 TRAINING = (
     *_BOTH,
     *("train_cfg", "train_dataloader", "optim_wrapper", "param_scheduler"),

@@ -4,9 +4,17 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
+from typing import Any
 
 from mmdysample.engine.checks.parts import Part
 from mmdysample.errors import UserError
+
+# Transforms that draw into the maps of an image, and the argument that says what.
+FILLING = {
+    "RandomRotate": "seg_pad_val",
+    "RandomMosaic": "seg_pad_val",
+    "RandomCutOut": "seg_fill_in",
+}
 
 
 def check_depth_settings(parts: list[Part]) -> None:
@@ -20,10 +28,15 @@ def check_depth_settings(parts: list[Part]) -> None:
         for name in _names(part):
             if name in checks:
                 checks[name](part)
-    pipelines = {_pipeline(part) for part in parts if "LoadDepthAnnotation" in _names(part)}
     for part in parts:
-        if "RandomRotate" in _names(part) and _pipeline(part) in pipelines:
-            _check_filling(part)
+        if "DepthEstimator" in _names(part):
+            _check_padding(part, parts)
+    loading = [_data_set(part) for part in parts if "LoadDepthAnnotation" in _names(part)]
+    for part in parts:
+        for name in FILLING.keys() & set(_names(part)):
+            # of this data set, or of one that this one wraps
+            if any(f"{place}.".startswith(f"{_data_set(part)}.") for place in loading):
+                _check_filling(part, name)
 
 
 def _check_estimator(part: Part) -> None:
@@ -40,20 +53,39 @@ def _check_estimator(part: Part) -> None:
             f"{part.place}.test_cfg.mode of DepthEstimator must be 'whole' or 'slide_flip', got "
             f"{mode!r}"
         )
-    for key in ("crop_size", "stride"):
-        if mode == "slide_flip" and key not in test_cfg:
+    for key in ("crop_size", "stride") if mode == "slide_flip" else ():
+        if key not in test_cfg:
             raise UserError(
                 f"{part.place}.test_cfg.mode 'slide_flip' needs crop_size and stride, the height "
                 f"and width of the test images for both: there is no {key}"
             )
-    preprocessor = part.get("data_preprocessor") or {}
-    if preprocessor.get("type") == "SegDataPreProcessor":
-        value = preprocessor.get("seg_pad_val", 255)
-        if value != 0:
+        if not _is_size(test_cfg[key]):
             raise UserError(
-                f"{part.place}.data_preprocessor.seg_pad_val is {value}, which would be the depth "
-                "in meters where images are padded: set seg_pad_val=0, which is not known"
+                f"{part.place}.test_cfg.{key} must be a height and a width, two whole numbers of "
+                f"at least 1, got {test_cfg[key]!r}"
             )
+
+
+def _is_size(value: Any) -> bool:
+    return (
+        isinstance(value, (list, tuple))
+        and len(value) == 2
+        and all(type(length) is int and length >= 1 for length in value)
+    )
+
+
+def _check_padding(estimator: Part, parts: list[Part]) -> None:
+    """The data preprocessor of a depth estimator: its own, or else the one at the top."""
+    own = "data_preprocessor" in estimator.settings
+    place = f"{estimator.place}.data_preprocessor" if own else "data_preprocessor"
+    for part in parts:
+        if part.place == place and "SegDataPreProcessor" in _names(part):
+            value = part.get("seg_pad_val")
+            if value != 0:
+                raise UserError(
+                    f"{place}.seg_pad_val is {value}, which would be the depth in meters where "
+                    "images are padded: set seg_pad_val=0, which is not known"
+                )
 
 
 def _check_metric(part: Part) -> None:
@@ -78,12 +110,13 @@ def _check_loading(part: Part) -> None:
         )
 
 
-def _check_filling(part: Part) -> None:
-    value = part.get("seg_pad_val")
-    if value != 0:
+def _check_filling(part: Part, name: str) -> None:
+    argument = FILLING[name]
+    value = part.get(argument)
+    if value is not None and value != 0:
         raise UserError(
-            f"{part.place}: RandomRotate fills depth with seg_pad_val={value}, in meters, where "
-            "the rotated image ends: set seg_pad_val=0, which is not known"
+            f"{part.place}: {name} fills depth with {argument}={value}, in meters, where there is "
+            f"no image: set {argument}=0, which is not known"
         )
 
 
@@ -92,6 +125,6 @@ def _names(part: Part) -> list[str]:
     return [base.__name__ for base in part.cls.__mro__] if inspect.isclass(part.cls) else []
 
 
-def _pipeline(part: Part) -> str:
-    """The place of the list of transforms that a part is in."""
-    return part.place.partition("[")[0]
+def _data_set(part: Part) -> str:
+    """The place of the data set whose samples a transform is for."""
+    return part.place.partition(".pipeline[")[0]

@@ -11,12 +11,14 @@ from mmseg.registry import MODELS
 from torch import Tensor, nn
 
 from mmdysample.errors import InvalidType, InvalidValue
-from mmdysample.hosts import build_stages, check_channels
+from mmdysample.hosts import build_stages
 from mmdysample.mmseg.depth.dense_aspp import DenseASPP, bts_norm
 from mmdysample.mmseg.depth.depth_head import DepthHead
 from mmdysample.mmseg.depth.planar_guidance import local_planar_guidance, planes_of
 from mmdysample.ops.checks import as_integer, positive_int
-from mmdysample.ops.precision import float32_or_more
+
+# Of a plane's depth, as a multiple of max_depth. Half precision ends at 65,504.
+MAX_GUIDANCE = 1000.0
 
 
 @MODELS.register_module()
@@ -108,7 +110,6 @@ class BTSHead(DepthHead):
         H and W are twice those of the finest map: the image's, rounded up to even numbers.
         """
         inputs = self._transform_inputs(inputs)
-        check_channels("BTSHead", inputs, self.in_channels)
         _check_sizes(inputs)
         skip0, skip1, skip2, skip3, x = inputs
         up5, up4, up3, up2 = self.upsample_modules
@@ -134,15 +135,19 @@ class BTSHead(DepthHead):
         depth1 = self.reduction1(x).sigmoid()
         x = self.conv1(torch.cat([x, depth1, depth2, depth4, depth8], dim=1))
         logits = self.conv_depth(x)
-        return logits.to(float32_or_more(logits.dtype)).sigmoid() * self.max_depth
+        return self._share_of_max_depth(logits)
 
     def _guidance(self, logits: Tensor, patch_size: int, size: tuple[int, int]) -> Tensor:
         """(B, 3, h, w) -> (B, 1, *size): depths on the predicted planes, as parts of max_depth.
 
+        They are bounded, unlike the paper's: one that is infinite, or too great for the half
+        precision of the convolutions after it, would leave NaN in the statistics of all later
+        normalizations.
+
         Where the backbone rounded sizes up, patches at the end reach beyond the image.
         """
         planes = planes_of(logits, max_distance=1.0)
-        depth = local_planar_guidance(planes, patch_size)
+        depth = local_planar_guidance(planes, patch_size, bound=MAX_GUIDANCE)
         return depth[:, :, : size[0], : size[1]].to(logits.dtype)
 
     def _resize(self, depth: Tensor, size: Sequence[int]) -> Tensor:

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from mmdysample.errors import InvalidType, InvalidValue
 from mmdysample.hosts import build_stages
-from mmdysample.mmseg.depth.depth_head import DepthHead
+from mmdysample.mmseg.depth.depth_head import DepthHead, refuse_arguments
+from mmdysample.upsamplers.layers import to_float32_or_more
 
 _ACTIVATION = dict(type="LeakyReLU", negative_slope=0.01)
 
@@ -36,7 +37,7 @@ class DenseDepthHead(DepthHead):
         scale_up: whether the depth is ``max_depth * sigmoid(.)`` instead of ``relu(.) +
             min_depth``. A ReLU that is below 0 everywhere at the start learns nothing any more;
             this one always learns.
-        **kwargs: as for :class:`DepthHead`.
+        **kwargs: as for :class:`DepthHead`, without ``channels``: those of the maps are it.
 
     State-dict names: ``conv_list.0`` of the coarsest map; ``conv_list.N.convA`` and ``convB``,
     N = 1 being the coarsest stage; ``conv_depth``. Stage N+1's upsampler is
@@ -58,7 +59,8 @@ class DenseDepthHead(DepthHead):
             )
         if not isinstance(scale_up, bool):
             raise InvalidType(f"scale_up must be True or False, got {scale_up!r}")
-        super().__init__(in_channels, kwargs.pop("channels", in_channels[0]), **kwargs)
+        refuse_arguments("DenseDepthHead", kwargs, ["channels"])
+        super().__init__(in_channels, in_channels[0], **kwargs)
         if upsample_cfg is None:
             upsample_cfg = dict(type="Bilinear", align_corners=True)
         self.scale_up = scale_up
@@ -81,8 +83,10 @@ class DenseDepthHead(DepthHead):
         skips = inputs[-2::-1]
         for upsample, fusion, skip in zip(self.upsample_modules, fusions, skips, strict=True):
             x = fusion(upsample(x, guide=skip), skip)
-        x = self.conv_depth(x)
-        return self.max_depth * x.sigmoid() if self.scale_up else x.relu() + self.min_depth
+        logits = self.conv_depth(x)
+        if self.scale_up:
+            return self._share_of_max_depth(logits)
+        return to_float32_or_more(logits).relu() + self.min_depth
 
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, scale_up={self.scale_up}"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -11,6 +11,14 @@ from torch import Tensor, nn
 
 from mmdysample.errors import InvalidType, InvalidValue, UserError
 from mmdysample.hosts import check_channels
+from mmdysample.ops.checks import finite_number
+from mmdysample.upsamplers.layers import to_float32_or_more
+
+# Arguments of BaseDecodeHead that have no meaning for depth, or only one value.
+OF_SEGMENTATION = (
+    *("num_classes", "out_channels", "threshold", "dropout_ratio", "ignore_index", "sampler"),
+    "input_transform",
+)
 
 
 class DepthHead(BaseDecodeHead):
@@ -27,7 +35,8 @@ class DepthHead(BaseDecodeHead):
         align_corners: as in ``F.interpolate``, where a prediction is resized.
         loss_decode: one loss of depth maps, or several; ScaleInvariantLoss by default.
         in_index: which of the backbone's (or the neck's) maps are taken; all by default.
-        **kwargs: as for mmseg's BaseDecodeHead.
+        **kwargs: as for mmseg's BaseDecodeHead, but for what is only of segmentation
+            (`OF_SEGMENTATION`).
 
     Attributes:
         num_classes, out_channels: 1, which mmseg's DepthEstimator asks for.
@@ -45,6 +54,7 @@ class DepthHead(BaseDecodeHead):
         in_index: Sequence[int] | None = None,
         **kwargs,
     ) -> None:
+        refuse_arguments(type(self).__name__, kwargs, OF_SEGMENTATION)
         check_range(min_depth, max_depth)
         super().__init__(
             list(in_channels),
@@ -104,6 +114,10 @@ class DepthHead(BaseDecodeHead):
         depth = depth.float().clamp(self.min_depth, self.max_depth)
         return self._resize(depth, size[:2])
 
+    def _share_of_max_depth(self, logits: Tensor) -> Tensor:
+        """``max_depth`` times the sigmoid; in float32 also where autocast is on."""
+        return to_float32_or_more(logits).sigmoid() * self.max_depth
+
     def _resize(self, depth: Tensor, size: Sequence[int]) -> Tensor:
         return F.interpolate(
             depth, size=tuple(size), mode="bilinear", align_corners=self.align_corners
@@ -120,11 +134,19 @@ class DepthHead(BaseDecodeHead):
         return torch.stack([sample.gt_depth_map.data for sample in batch_data_samples])
 
 
+def refuse_arguments(head: str, given: Iterable[str], refused: Sequence[str]) -> None:
+    """InvalidType if one of the arguments ``given`` to a head is to be ``refused``."""
+    for name in given:
+        if name in refused:
+            raise InvalidType(
+                f"{head} takes no {name}: a head for depth sets it itself or has no use for it"
+            )
+
+
 def check_range(min_depth: float, max_depth: float) -> None:
-    """InvalidType or InvalidValue unless 0 < min_depth < max_depth."""
+    """InvalidType or InvalidValue unless 0 < min_depth < max_depth, and that is finite."""
     for name, value in (("min_depth", min_depth), ("max_depth", max_depth)):
-        if isinstance(value, bool) or not isinstance(value, int | float):
-            raise InvalidType(f"{name} must be a number of meters, got {value!r}")
+        finite_number(name, value, "a finite number of meters")
     if not 0 < min_depth < max_depth:
         raise InvalidValue(
             "min_depth and max_depth must satisfy 0 < min_depth < max_depth, "

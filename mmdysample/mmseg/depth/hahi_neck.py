@@ -30,7 +30,9 @@ class HAHINeck(BaseModule):
        plus an embedding of its level.
     3. Interaction: the projected pixels of the stem's map attend to the aggregated tokens, at
        points that start from a linear function of a pixel's position.
-    4. Each map is fused with its tokens by a 3x3 convolution.
+    4. Each map is fused with its tokens by a 3x3 convolution, which sees a transformer's map before
+       its tokens, and the stem's map after what it attended to. The order of the channels is that
+       of the toolbox that DepthFormer was published with; the paper has none.
 
     All convolutions have batch normalization and ReLU. The attentions compute in float32 where
     autocast is on: their coordinates do not survive half precision.
@@ -101,7 +103,7 @@ class HAHINeck(BaseModule):
         self.conv_proj = conv(stem, embed_dims, 1)
         self.reference_points = nn.Linear(embed_dims, 2)
         self.multi_att = attention()
-        self.conv_fusion = conv(stem + embed_dims, stem, 3)
+        self.conv_fusion = conv(embed_dims + stem, stem, 3)
         self._initialize()
 
     def init_weights(self) -> None:
@@ -131,7 +133,7 @@ class HAHINeck(BaseModule):
             for part, size in zip(tokens.split(lengths, dim=1), sizes, strict=True)
         ]
         return [
-            self.conv_fusion(torch.cat((stem, attended), dim=1)),
+            self.conv_fusion(torch.cat((attended, stem), dim=1)),
             *(
                 conv(torch.cat((level, aggregated), dim=1))
                 for conv, level, aggregated in zip(self.trans_fusion, levels, maps, strict=True)

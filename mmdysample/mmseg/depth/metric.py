@@ -16,10 +16,10 @@ from prettytable import PrettyTable
 from torch import Tensor
 
 from mmdysample.errors import InvalidType, InvalidValue
+from mmdysample.mmseg.depth import nyu
+from mmdysample.ops.checks import finite_number
 
 NAMES = ("d1", "d2", "d3", "abs_rel", "sq_rel", "rmse", "rmse_log", "log10", "silog")
-# Rows and columns of a 480x640 image of NYU Depth V2 that are evaluated (Eigen et al., NIPS 2014).
-NYU_SIZE, NYU_ROWS, NYU_COLUMNS = (480, 640), (45, 471), (41, 601)
 
 
 @METRICS.register_module()
@@ -76,12 +76,7 @@ class DepthErrorMetric(BaseMetric):
             ("max_depth_eval", max_depth_eval),
             ("depth_scale_factor", depth_scale_factor),
         ):
-            if isinstance(value, bool) or not isinstance(value, (int, float)):
-                raise InvalidType(f"{name} of DepthErrorMetric must be a number, got {value!r}")
-            if not 0 < value < math.inf:
-                raise InvalidValue(
-                    f"{name} of DepthErrorMetric must be finite and above 0, got {value!r}"
-                )
+            finite_number(f"{name} of DepthErrorMetric", value, "a finite number above 0", above=0)
         if min_depth_eval >= max_depth_eval:
             raise InvalidValue(
                 f"min_depth_eval={min_depth_eval} of DepthErrorMetric must be below "
@@ -137,7 +132,7 @@ class DepthErrorMetric(BaseMetric):
 
     def _compare(self, pred: Tensor, truth: Tensor) -> list[float] | None:
         if self.crop_type == "nyu_crop":
-            rows, columns = nyu_crop(truth.shape)
+            rows, columns = nyu.part_of(truth.shape, nyu.EVALUATED)
             pred, truth = pred[rows, columns], truth[rows, columns]
         valid = (truth > self.min_depth_eval) & (truth < self.max_depth_eval)
         if not valid.any():
@@ -203,15 +198,6 @@ def depth_errors(pred: Tensor, truth: Tensor) -> Tensor:
             (square - logarithm.mean().square() / 2).sqrt(),
         ]
     )
-
-
-def nyu_crop(size: Sequence[int]) -> tuple[slice, slice]:
-    """Rows and columns of an image (height, width) that are evaluated, as those of 480x640 are."""
-    edges = []
-    for length, full, ends in zip(size, NYU_SIZE, (NYU_ROWS, NYU_COLUMNS), strict=True):
-        # to the nearest pixel
-        edges.append(slice(*((2 * end * length + full) // (2 * full) for end in ends)))
-    return edges[0], edges[1]
 
 
 def _check_names(names: Sequence[str] | None) -> tuple[str, ...]:

@@ -48,7 +48,7 @@ def planes_of(logits: Tensor, max_distance: float) -> Tensor:
     )
 
 
-def local_planar_guidance(planes: Tensor, patch_size: int) -> Tensor:
+def local_planar_guidance(planes: Tensor, patch_size: int, bound: float | None = None) -> Tensor:
     """The depth at which each pixel's ray meets the plane of its patch, Eq. (1).
 
     A pixel in column i and row j of its patch of k x k, from 0, looks along (u, v, 1) with
@@ -60,6 +60,8 @@ def local_planar_guidance(planes: Tensor, patch_size: int) -> Tensor:
         planes: (B, 4, H, W): normal n1, n2 (right and down), n3 (away from the camera), and the
             distance n4.
         patch_size: k, pixels.
+        bound: where a depth would not lie between -bound and bound, it is the nearer of these, and
+            its gradient is 0; None is without.
 
     Returns:
         (B, 1, k*H, k*W), in the unit of the distances.
@@ -79,5 +81,12 @@ def local_planar_guidance(planes: Tensor, patch_size: int) -> Tensor:
     v = offsets.reshape(1, 1, k, 1, 1)
     # (B, H, 1, W, 1) each; the axes of 1 are the rows and columns in a patch
     n1, n2, n3, n4 = planes.reshape(batch, 4, height, 1, width, 1).unbind(1)
-    depth = n4 / (n1 * u + n2 * v + n3)
+    slope = n1 * u + n2 * v + n3
+    if bound is None:
+        depth = n4 / slope
+    else:
+        # It is decided before the division, of which 0 would be left as NaN in the gradient.
+        within = n4.abs() < bound * slope.abs()
+        end = torch.where((n4 < 0) == (slope < 0), bound, -bound)
+        depth = torch.where(within, n4 / torch.where(within, slope, 1), end)
     return depth.reshape(batch, 1, k * height, k * width)

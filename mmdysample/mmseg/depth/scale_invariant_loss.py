@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 from mmseg.registry import MODELS
 from torch import Tensor, nn
 
 from mmdysample.errors import InvalidType, InvalidValue
+from mmdysample.ops.checks import finite_number
 
 # What a prediction is clamped to before its logarithm is taken.
 LEAST_DEPTH = 1e-6
@@ -62,13 +61,9 @@ class ScaleInvariantLoss(nn.Module):
             loss_weight=loss_weight,
         )
         for name, value in values.items():
-            if isinstance(value, bool) or not isinstance(value, (int, float)):
-                raise InvalidType(f"{name} of ScaleInvariantLoss must be a number, got {value!r}")
-            if not 0 <= value < math.inf:
-                raise InvalidValue(
-                    f"{name} of ScaleInvariantLoss must be a finite number of at least 0, got "
-                    f"{value!r}"
-                )
+            finite_number(
+                f"{name} of ScaleInvariantLoss", value, "a finite number of at least 0", least=0
+            )
         if variance_focus > 1:
             raise InvalidValue(
                 "variance_focus of ScaleInvariantLoss must lie in 0..1, else the root could be of "

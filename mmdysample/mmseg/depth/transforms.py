@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,9 +11,8 @@ from mmcv.transforms.utils import cache_randomness
 from mmseg.registry import TRANSFORMS
 
 from mmdysample.errors import InvalidType, InvalidValue
-
-# Of a 480x640 image: inside of the white border that the Kinect's color images have in NYU Depth V2
-_SIZE, _ROWS, _COLUMNS = (480, 640), (45, 472), (43, 608)
+from mmdysample.mmseg.depth import nyu
+from mmdysample.ops.checks import finite_number
 
 
 @TRANSFORMS.register_module()
@@ -29,10 +27,7 @@ class NYUCrop(BaseTransform):
 
     def transform(self, results: dict) -> dict:
         """The results with the image and its maps cropped."""
-        ends = zip(results["img"].shape[:2], _SIZE, (_ROWS, _COLUMNS), strict=True)
-        rows, columns = (
-            slice(*(round(length * end / full) for end in pair)) for length, full, pair in ends
-        )
+        rows, columns = nyu.part_of(results["img"].shape[:2], nyu.WITHOUT_BORDER)
         for key in ("img", *results.get("seg_fields", [])):
             results[key] = results[key][rows, columns]
         results["img_shape"] = results["img"].shape[:2]
@@ -69,15 +64,11 @@ class DepthColorAug(BaseTransform):
         color: Sequence[float] = (0.9, 1.1),
         white: float = 1.0,
     ) -> None:
-        if not _is_number(prob) or not 0 <= prob <= 1:
-            raise InvalidValue(f"prob of DepthColorAug must lie in 0..1, got {prob!r}")
+        finite_number("prob of DepthColorAug", prob, "a number in 0..1", least=0, most=1)
         for name, value in dict(gamma=gamma, brightness=brightness, color=color).items():
-            _check_range(name, value)
-        if not _is_number(white) or not 0 < white < math.inf:
-            raise InvalidValue(
-                "white of DepthColorAug must be a finite number above 0: 1 as in BTS, 255 as in "
-                f"DepthFormer; got {white!r}"
-            )
+            _check_factors(name, value)
+        accepted = "a finite number above 0, 1 as in BTS, 255 as in DepthFormer"
+        finite_number("white of DepthColorAug", white, accepted, above=0)
         self.prob = prob
         self.gamma = gamma
         self.brightness = brightness
@@ -109,19 +100,11 @@ class DepthColorAug(BaseTransform):
         )
 
 
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
-
-
-def _check_range(name: str, value: Any) -> None:
-    if (
-        not isinstance(value, Sequence)
-        or len(value) != 2
-        or not all(_is_number(each) for each in value)
-    ):
-        raise InvalidType(f"{name} of DepthColorAug must be two numbers, got {value!r}")
-    low, high = value
-    if not 0 < low <= high < math.inf:
-        raise InvalidValue(
-            f"{name} of DepthColorAug must be two numbers above 0, the smaller first, got {value!r}"
-        )
+def _check_factors(name: str, value: Any) -> None:
+    """InvalidType or InvalidValue unless ``value`` is the range that a factor is drawn from."""
+    name, accepted = f"{name} of DepthColorAug", "two numbers above 0, the smaller first"
+    if isinstance(value, str) or not isinstance(value, Sequence) or len(value) != 2:
+        raise InvalidType(f"{name} must be {accepted}, got {value!r}")
+    low, high = (finite_number(name, each, accepted, above=0) for each in value)
+    if low > high:
+        raise InvalidValue(f"{name} must be {accepted}, got {value!r}")

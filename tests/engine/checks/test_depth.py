@@ -7,14 +7,19 @@ import pytest
 pytest.importorskip("mmdet", reason="needs mmdet: bash tools/setup_env.sh installs it")
 pytest.importorskip("mmseg", reason="needs mmseg: bash tools/setup_env.sh installs it")
 
+import cv2
 import numpy as np
+import torch
 from mmengine.config import Config
 from mmseg.datasets.transforms import RandomRotate
+from mmseg.evaluation.metrics import DepthMetric
 
 import mmdysample.mmseg  # noqa: F401 - registers DepthErrorMetric
 from mmdysample.engine.checks import TRAINING, check_config
+from mmdysample.engine.checks.settings import OF_DEPTH
 from mmdysample.engine.families import augment, write_predictions
 from mmdysample.errors import UserError
+from mmdysample.mmseg.depth.metric import NAMES
 from tests.engine.toy import CONFIGS
 
 ROTATE = dict(type="RandomRotate", prob=1.0, degree=2.5)
@@ -31,9 +36,76 @@ UPSTREAM = {"val_evaluator": dict(type="DepthMetric", _delete_=True, min_depth_e
 SEGMENTATION = {"train_dataloader.dataset.pipeline": [dict(type="LoadAnnotations"), ROTATE]}
 
 
-@pytest.mark.parametrize("changes", [{}, SLIDE, UPSTREAM, SEGMENTATION], ids=str)
+MOSAIC = dict(type="RandomMosaic", prob=0.5, img_scale=(64, 64))
+CUT_OUT = dict(type="RandomCutOut", prob=0.5, n_holes=1, cutout_shape=(4, 4))
+LOADS_DEPTH = [dict(type="LoadDepthAnnotation", depth_rescale_factor=1e-3)]
+PADDING = dict(type="SegDataPreProcessor", size=(64, 64))
+
+
+def data_set(*transforms: dict) -> dict:
+    return dict(type="NYUDataset", pipeline=[*LOADS_DEPTH, *transforms])
+
+
+def wrapped(*transforms: dict) -> dict:
+    """The mixture of a data set with depth, as the config of a wrapper."""
+    dataset = dict(type="MultiImageMixDataset", dataset=data_set(), pipeline=list(transforms))
+    return {"train_dataloader.dataset": dict(_delete_=True, **dataset)}
+
+
+def concatenated(*datasets: dict) -> dict:
+    """Also with 11 data sets before them."""
+    plain = [dict(type="NYUDataset", pipeline=[])] * 11
+    dataset = dict(type="ConcatDataset", datasets=[*plain, *datasets])
+    return {"train_dataloader.dataset": dict(_delete_=True, **dataset)}
+
+
+ROTATED_LABELS = dict(type="NYUDataset", pipeline=[dict(type="LoadAnnotations"), ROTATE])
+OWN_AND_TOP = {"data_preprocessor": dict(PADDING, seg_pad_val=255)}
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        *({}, SLIDE, UPSTREAM, SEGMENTATION, OWN_AND_TOP),
+        concatenated(data_set(), ROTATED_LABELS),
+        concatenated(data_set(dict(ROTATE, seg_pad_val=0), CUT_OUT)),
+        wrapped(dict(MOSAIC, seg_pad_val=0)),
+    ],
+    ids=str,
+)
 def test_accepted(changes):
     check_config(depth_config(**changes), TRAINING)
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        (wrapped(ROTATE), r"dataset.pipeline\[0\]: RandomRotate fills .* seg_pad_val=255"),
+        (wrapped(MOSAIC), r"dataset.pipeline\[0\]: RandomMosaic fills .* seg_pad_val=255"),
+        (
+            concatenated(ROTATED_LABELS, data_set(dict(CUT_OUT, seg_fill_in=7))),
+            r"datasets\[12\].pipeline\[1\]: RandomCutOut fills .* seg_fill_in=7",
+        ),
+        (
+            {"model.data_preprocessor.type": "mmseg.SegDataPreProcessor"}
+            | {"model.data_preprocessor.seg_pad_val": 255},
+            r"model.data_preprocessor.seg_pad_val is 255",
+        ),
+    ],
+    ids=str,
+)
+def test_what_would_be_255_meters_is_found(changes, says):
+    with pytest.raises(UserError, match=says):
+        check_config(depth_config(**changes), TRAINING)
+
+
+def test_the_preprocessor_at_the_top_is_that_of_a_model_without():
+    cfg = depth_config(data_preprocessor=PADDING)
+    del cfg.model["data_preprocessor"]
+    with pytest.raises(UserError, match=r"^data_preprocessor.seg_pad_val is 255, .*in meters"):
+        check_config(cfg, TRAINING)
+    cfg.data_preprocessor.seg_pad_val = 0
+    check_config(cfg, TRAINING)
 
 
 LOADING = "train_dataloader.dataset.pipeline.1"
@@ -52,6 +124,14 @@ LOADING = "train_dataloader.dataset.pipeline.1"
         (
             {"model.test_cfg": dict(mode="slide_flip", crop_size=(4, 4))},
             r"there is no stride",
+        ),
+        (
+            {"model.test_cfg": dict(mode="slide_flip", crop_size=48, stride=(4, 4))},
+            r"model.test_cfg.crop_size must be a height and a width, .* got 48",
+        ),
+        (
+            {"model.test_cfg": dict(mode="slide_flip", crop_size=(4, 4), stride=(0, 4))},
+            r"model.test_cfg.stride must be a height .* of at least 1, got \(0, 4\)",
         ),
         ({"model.data_preprocessor.seg_pad_val": 255}, r"seg_pad_val is 255, .* set seg_pad_val=0"),
         ({"train_dataloader.dataset.pipeline.2": ROTATE}, None),
@@ -78,6 +158,10 @@ def test_refused(changes, says):
         check_config(cfg, TRAINING)
 
 
+def test_the_names_of_what_is_measured():
+    assert OF_DEPTH == NAMES
+
+
 def test_mmseg_would_fill_depth_with_255_meters():
     sample = dict(img=np.zeros((20, 20, 3), np.uint8), seg_fields=["gt_depth_map"])
     sample["gt_depth_map"] = np.ones((20, 20), np.float32)
@@ -90,12 +174,58 @@ def test_no_merging_of_classes():
         augment(depth_config(tta_model=dict(type="SegTTAModel"), tta_pipeline=[]))
 
 
+UNKNOWN_HEAD = {"model.decode_head": dict(type="FCNHead", _delete_=True)}
+
+
+@pytest.mark.parametrize(
+    ("evaluator", "changes", "says"),
+    [
+        (
+            dict(max_depth_eval=80),
+            {},
+            r"max_depth_eval of test_ev.* is 80 m, .*=1000.0 .* 819 or",
+        ),
+        (
+            dict(max_depth_eval=10),
+            {"model.decode_head.max_depth": 80},
+            "max_depth of model.decode_head is 80 m",
+        ),
+        (dict(depth_scale_factor="mm"), {}, r"depth_scale_factor of .* above 0, got 'mm'"),
+        (dict(depth_scale_factor=6554), {}, "max_depth of model.decode_head is 10.0 m, .* 6553 or"),
+        ({}, UNKNOWN_HEAD, "the config does not say .*above 65.535 m"),
+    ],
+    ids=str,
+)
+def test_depths_that_do_not_fit_into_16_bits_are_not_written(evaluator, changes, says, tmp_path):
+    cfg = depth_config(**changes)
+    cfg.test_evaluator = dict(type="DepthMetric", **evaluator)
+    with pytest.raises(UserError, match=says):
+        write_predictions(cfg, str(tmp_path / "out"))
+    assert not (tmp_path / "out").exists()
+
+
+def test_our_metric_clamps_what_does_not_fit(tmp_path):
+    cfg = depth_config(**{"model.decode_head.max_depth": 80})
+    cfg.test_evaluator = dict(type="DepthErrorMetric", max_depth_eval=10)
+    write_predictions(cfg, str(tmp_path / "out"))
+    assert cfg.test_evaluator.depth_scale_factor == 1000
+
+
+def test_mmseg_would_wrap_them(tmp_path):
+    metric = DepthMetric(max_depth_eval=80, depth_scale_factor=1000, output_dir=str(tmp_path))
+    depth = dict(data=torch.full((1, 2, 3), 80.0))
+    metric.process({}, [dict(pred_depth_map=depth, gt_depth_map=depth, img_path="a/7.jpg")])
+    assert cv2.imread(str(tmp_path / "7.png"), cv2.IMREAD_UNCHANGED)[0, 0] == 80000 - 65536
+
+
 @pytest.mark.parametrize(
     ("evaluator", "factor"),
     [
         (dict(type="DepthMetric"), 1000.0),
         (dict(type="DepthErrorMetric"), 1000.0),
         (dict(type="DepthMetric", depth_scale_factor=256.0), 256.0),
+        (dict(type="DepthMetric", depth_scale_factor=819.0, max_depth_eval=80), 819.0),
+        (dict(type="DepthErrorMetric", depth_scale_factor=6553.5), 6553.5),
         (dict(type="IoUMetric"), None),
     ],
     ids=str,

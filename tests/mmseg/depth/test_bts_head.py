@@ -14,6 +14,7 @@ from mmengine.structures import PixelData
 from mmseg.structures import SegDataSample
 
 from mmdysample.mmseg.depth import BTSHead
+from mmdysample.mmseg.depth.planar_guidance import local_planar_guidance, planes_of
 from tests.host_contract import Recorder, outputs_and_gradients
 from tests.loaders import LENIENT
 from tests.reference import bts
@@ -133,6 +134,40 @@ def test_autocast(upsample_cfg):
             out = head(maps)
     assert out.dtype == torch.float32
     assert (out - expected).std() < 0.1 * expected.std()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_a_ray_along_a_plane_leaves_no_nan(dtype):
+    """In half precision this corner's ray lies in its plane, in float32 it almost does."""
+    head, maps = make().train(), make_maps("even")
+    along = torch.tensor([3.5137, -1.9053, 3.0])
+    deepest = []
+
+    def replace(_, args, logits):
+        logits = logits.clone()
+        logits[1, :, 2, 3] = along.to(logits)
+        planes = planes_of(logits, 1.0)
+        deepest.append(local_planar_guidance(planes, 8).abs().max())
+        return logits
+
+    def keep(_, args):
+        # row 16 is the first of the patches below pixel 2; column 24 the first beside pixel 3
+        assert args[0][1, -1, 16, 24].abs() == 1000
+        assert args[0][:, -4:].isfinite().all()
+
+    head.reduction8.register_forward_hook(replace)
+    head.conv1.register_forward_pre_hook(keep)
+    for x in maps:
+        x.requires_grad_()
+    with torch.autocast("cpu", dtype=torch.float16, enabled=dtype == torch.float16):
+        depth = head(maps)
+    assert deepest[0] > 65504
+    assert depth.isfinite().all()
+    depth.sum().backward()
+    for name, parameter in head.named_parameters():
+        assert parameter.grad is not None and parameter.grad.isfinite().all(), name
+    for name, buffer in head.named_buffers():
+        assert buffer.isfinite().all(), name
 
 
 def test_a_copy_stands_for_itself():

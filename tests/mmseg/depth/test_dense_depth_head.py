@@ -106,15 +106,17 @@ def test_upsamplers_keep_their_own_initialization():
 
 
 @pytest.mark.parametrize("kind", ["DySample", "SAPA"])
+@pytest.mark.parametrize("scale_up", [True, False])
 @torch.no_grad()
-def test_autocast(kind):
-    head = make(upsample_cfg=dict(type=kind), scale_up=True).eval()
+def test_autocast(kind, scale_up):
+    head = make(upsample_cfg=dict(type=kind), scale_up=scale_up).eval()
     inputs = make_maps(IN_CHANNELS)
     expected = head(inputs)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         out = head(inputs)
         predicted = head.predict(inputs, [dict(img_shape=(82, 121))], None)
-    assert (out.float() - expected).std() < 0.1 * expected.std()
+    assert out.dtype == torch.float32
+    assert (out - expected).std() < 0.1 * expected.std()
     assert predicted.dtype == torch.float32
 
 
@@ -142,5 +144,8 @@ def test_user_errors():
         make(in_channels=[64])
     with pytest.raises(TypeError, match=r"scale_up must be True or False, got 'yes'"):
         make(scale_up="yes")
+    for name, value in (("channels", 64), ("num_classes", 1), ("dropout_ratio", 0.1)):
+        with pytest.raises(TypeError, match=f"DenseDepthHead takes no {name}: a head for depth"):
+            make(**{name: value})
     with pytest.raises(ValueError, match=r"DenseDepthHead takes .*got maps of \[1, 1, 1, 1\]"):
         make()([torch.zeros(1, 1, 8, 8)] * 4)

@@ -12,7 +12,7 @@ from mmengine.structures import PixelData
 from mmseg.models.data_preprocessor import SegDataPreProcessor
 from mmseg.structures import SegDataSample
 
-from mmdysample.mmseg.depth.depth_head import DepthHead
+from mmdysample.mmseg.depth.depth_head import OF_SEGMENTATION, DepthHead
 from tests.utils import assert_close
 
 
@@ -155,5 +155,10 @@ def test_user_errors():
     for settings in (dict(min_depth=0.0), dict(min_depth=3.0, max_depth=2.0)):
         with pytest.raises(ValueError, match=r"0 < min_depth < max_depth, got min_depth=[03]\.0"):
             make(**settings)
-    with pytest.raises(TypeError, match=r"max_depth must be a number of meters, got '10m'"):
+    with pytest.raises(TypeError, match=r"max_depth must be a finite number of meters, got '10m'"):
         make(max_depth="10m")
+    with pytest.raises(ValueError, match=r"max_depth must be a finite number of meters, got inf"):
+        make(max_depth=float("inf"))
+    for name in OF_SEGMENTATION:
+        with pytest.raises(TypeError, match=f"Given takes no {name}: a head for depth sets"):
+            make(**{name: None})

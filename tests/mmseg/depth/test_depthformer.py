@@ -11,6 +11,7 @@ pytest.importorskip("mmseg", reason="needs mmseg: bash tools/setup_env.sh instal
 
 from mmengine.config import ConfigDict
 from mmengine.registry import MODELS, DefaultScope
+from mmengine.runner import load_checkpoint
 from mmengine.structures import PixelData
 from mmseg.models.backbones import SwinTransformer
 from mmseg.structures import SegDataSample
@@ -68,7 +69,7 @@ NECK_CONVOLUTIONS = """
 lateral_convs.0 lateral_convs.1 lateral_convs.2 lateral_convs.3 lateral_convs.4
 trans_proj.0 trans_proj.1 trans_proj.2 trans_proj.3
 trans_fusion.0 trans_fusion.1 trans_fusion.2 trans_fusion.3
-conv_proj conv_fusion
+conv_proj.0 conv_fusion.0
 """
 HEAD = """
 conv_list.0.conv.weight conv_list.0.conv.bias
@@ -120,10 +121,33 @@ def test_the_parameters_of_swin_t():
     assert count(head) == 7_688_961
     assert count(backbone) + count(neck) + count(head) == 47_612_029
 
-    model = nn.ModuleDict(dict(backbone=backbone, neck=neck, decode_head=head))
-    assert set(model.state_dict()) == published_names()
     fusions = [head.conv_list[n].convA.conv.weight.shape[:2] for n in range(1, 5)]
     assert fusions == [(384, 1152), (192, 576), (96, 288), (64, 160)]
+    assert neck.conv_fusion.conv.weight.shape[:2] == (64, 256 + 64)
+
+
+def test_a_checkpoint_with_the_published_names_loads(tmp_path):
+    """Strictly; each parameter gets the number of its name."""
+    channels = [64, 96, 192, 384, 768]
+    with torch.device("meta"):
+        neck, head = HAHINeck(channels), DenseDepthHead(channels)
+    model = nn.ModuleDict(dict(backbone=DepthFormerSwin(), neck=neck, decode_head=head)).to_empty(
+        device="cpu"
+    )
+    own = {
+        name.replace(".conv_proj.", ".conv_proj.0.").replace(".conv_fusion.", ".conv_fusion.0."): x
+        for name, x in model.state_dict().items()
+    }
+    names = sorted(published_names())
+    assert sorted(own) == names
+    numbered = {
+        name: torch.tensor(number, dtype=own[name].dtype).expand(own[name].shape)
+        for number, name in enumerate(names)
+    }
+    torch.save(dict(state_dict=numbered), tmp_path / "published.pth")
+    load_checkpoint(model, str(tmp_path / "published.pth"), map_location="cpu", strict=True)
+    for name, value in own.items():
+        assert (value == names.index(name)).all(), name
 
 
 @pytest.mark.parametrize("size", [(32, 40), (37, 27)])

@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import json
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
-import cv2
 import numpy as np
 import pytest
 import torch
@@ -18,24 +15,19 @@ pytest.importorskip("mmdet", reason="needs mmdet: bash tools/setup_env.sh instal
 
 from mmdysample.engine.checkpoint import load_checkpoint_file
 from tests.engine.accidents import accident
-from tests.engine.zygote import ROOT, TEST, TRAIN, shared_zygote
-from tests.learning import CONFIGS, draw_shapes, train
+from tests.engine.zygote import TEST, TRAIN, shared_zygote
+from tests.learning import (
+    CONFIGS,
+    best_constant_depth,
+    draw_shapes,
+    train,
+    training_state,
+    write_short_config,
+)
 from tests.tools.test_dist import run, run_well
 
 CONFIG = CONFIGS / "depthformer_swin-small_dysample_shapes.py"
 ITERATIONS = 50
-
-
-def least_errors(directory: Path) -> tuple[float, float]:
-    """abs_rel and rmse of the one depth that is best for all pixels, each by its own depth."""
-    files = sorted(directory.glob("*.png"))
-    depths = [cv2.imread(str(path), cv2.IMREAD_UNCHANGED) / 1000 for path in files]
-    assert len(depths) == 8
-    abs_rel, rmse = [], []
-    for constant in np.arange(0.3, 10, 0.05):
-        abs_rel.append(np.mean([np.mean(abs(constant - d) / d) for d in depths]))
-        rmse.append(np.mean([np.mean((constant - d) ** 2) ** 0.5 for d in depths]))
-    return min(abs_rel), min(rmse)
 
 
 @pytest.mark.slow
@@ -48,7 +40,7 @@ def test_depthformer_learns(tmp_path):
         *(f"param_scheduler.1.{name}={ITERATIONS}" for name in ("end", "T_max")),
     ]
     scores = train(CONFIG, options, tmp_path)
-    abs_rel, rmse = least_errors(tmp_path / "shapes" / "depth" / "validation")
+    abs_rel, rmse = best_constant_depth(tmp_path / "shapes" / "depth" / "validation")
     assert scores["abs_rel"] < 0.75 * abs_rel
     assert scores["rmse"] < 0.75 * rmse
 
@@ -64,37 +56,11 @@ def test_depthformer_learns(tmp_path):
 
 @pytest.fixture(scope="module")
 def short(tmp_path_factory) -> Path:
-    """A directory with ``config.py``: four iterations of two images, as many to evaluate."""
+    """A directory with ``config.py``."""
     directory = tmp_path_factory.mktemp("short")
-    shapes = directory / "shapes"
-    call = [sys.executable, ROOT / "tools" / "make_shapes.py", shapes, "--size", "64", "64"]
-    subprocess.run([*call, "--train", "8", "--val", "2"], check=True)
-    lines = [
-        f'_base_ = "{CONFIG}"',
-        "model = dict(data_preprocessor=dict(size=(64, 64)), neck=dict(dropout=0.1))",
-        "train_cfg = dict(max_iters=4, val_interval=4)",
-        "default_hooks = dict(checkpoint=dict(interval=2, max_keep_ckpts=3))",
-        'custom_imports = dict(imports=["mmdysample.mmseg"], allow_failed_imports=False)',
-        *(
-            f"{part}_dataloader = dict(batch_size=2, num_workers=0, persistent_workers=False, "
-            f'dataset=dict(data_root="{shapes}/"))'
-            for part in ("train", "val", "test")
-        ),
-    ]
-    (directory / "config.py").write_text("\n".join(lines) + "\n")
+    model = "data_preprocessor=dict(size=(64, 64)), neck=dict(dropout=0.1)"
+    write_short_config(CONFIG, directory, model)
     return directory
-
-
-def state(path: Path) -> dict[str, torch.Tensor]:
-    """Weights, statistics of batch normalization, and the optimizer's moments."""
-    checkpoint = load_checkpoint_file(path)
-    moments = {
-        f"{number}.{name}": value
-        for number, of_parameter in checkpoint["optimizer"]["state"].items()
-        for name, value in of_parameter.items()
-    }
-    assert any(moments[f"0.{name}"].any() for name in ("exp_avg", "exp_avg_sq"))
-    return {**checkpoint["state_dict"], **moments}
 
 
 @pytest.mark.slow
@@ -111,10 +77,10 @@ def test_two_processes_killed_and_resumed_equal_unkilled(short):
     assert not (short / "killed" / "iter_4.pth").exists()
     stdout = run_well(zygote, 2, TRAIN, "config.py", *arguments, "--resume", cwd=short)
     assert "killed/iter_2.pth" in stdout
-    resumed, whole = (state(short / name / "iter_4.pth") for name in ("killed", "whole"))
+    resumed, whole = (training_state(short / name / "iter_4.pth") for name in ("killed", "whole"))
     assert resumed.keys() == whole.keys()
     assert [name for name in whole if not torch.equal(resumed[name], whole[name])] == []
-    started = state(short / "whole" / "iter_2.pth")
+    started = training_state(short / "whole" / "iter_2.pth")
     name = "decode_head.upsample_modules.0.offset.weight"
     assert not torch.equal(started[name], whole[name])
 

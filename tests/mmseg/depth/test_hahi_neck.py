@@ -54,6 +54,28 @@ def test_it_is_the_reference(attend, sizes):
         assert_close(out, reference)
 
 
+@torch.no_grad()
+def test_the_first_channels_of_a_fusion():
+    """In a checkpoint: of the stem what it attended to, of the others their own maps."""
+    neck = make()
+    neck.conv_fusion.conv.weight[:, 8:] = 0
+    neck.trans_fusion[0].conv.weight[:, 6:] = 0
+    neck.trans_fusion[1].conv.weight[:, 8:] = 0
+    attended = torch.randn(2, 8, 3, 5)
+    neck.interact = lambda stem, tokens, levels: attended
+    inputs = make_inputs([(3, 5), (2, 3), (1, 2)])
+    stem, *others = neck(inputs)
+    assert stem.std() > 0.1
+
+    inputs[0] += 1
+    assert torch.equal(neck(inputs)[0], stem), "the stem's own map does not count"
+    attended += 1
+    assert not torch.equal(neck(inputs)[0], stem)
+    neck.aggregate = lambda levels: torch.randn(2, 8, 8)
+    for out, other in zip(neck(inputs)[1:], others, strict=True):
+        assert torch.equal(out, other), "tokens do not count"
+
+
 def test_positions_are_detrs():
     encoding = pytest.importorskip(
         "mmdet.models.layers", reason="needs mmdet: bash tools/setup_env.sh installs it"

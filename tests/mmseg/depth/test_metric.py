@@ -16,8 +16,8 @@ from mmengine.logging import MMLogger
 from mmseg.evaluation import DepthMetric
 
 from mmdysample.errors import InvalidType, InvalidValue
-from mmdysample.mmseg.depth import DepthErrorMetric
-from mmdysample.mmseg.depth.metric import NAMES, depth_errors, nyu_crop
+from mmdysample.mmseg.depth import DepthErrorMetric, nyu
+from mmdysample.mmseg.depth.metric import NAMES, depth_errors
 
 
 def sample(pred, truth=None, path: str = "data/a_1.jpg") -> dict:
@@ -113,7 +113,7 @@ def test_predictions_are_clamped():
     ],
 )
 def test_the_crop_is_relative_to_the_image(size, pixels):
-    rows, columns = nyu_crop(size)
+    rows, columns = nyu.part_of(size, nyu.EVALUATED)
     assert (rows.start, rows.stop, columns.start, columns.stop) == pixels
     truth = torch.full(size, 2.0)
     pred = torch.full(size, 9.0)
@@ -228,7 +228,11 @@ def test_samples_that_cannot_be_compared():
         (dict(depth_metrics="d1"), InvalidType, r"a list of names, got 'd1'"),
         (dict(min_depth_eval=0), InvalidValue, r"min_depth_eval of .* above 0, got 0"),
         (dict(max_depth_eval=math.inf), InvalidValue, r"max_depth_eval of .* finite"),
-        (dict(max_depth_eval="10"), InvalidType, r"max_depth_eval of .* a number, got '10'"),
+        (
+            dict(max_depth_eval="10"),
+            InvalidType,
+            r"max_depth_eval of .* a finite number above 0, got '10'",
+        ),
         (dict(min_depth_eval=10), InvalidValue, r"must be below max_depth_eval=10"),
         (dict(crop_type="kitti"), InvalidValue, r"None or 'nyu_crop', got 'kitti'"),
         (dict(format_only=True), InvalidValue, r"needs output_dir"),

@@ -80,6 +80,27 @@ def test_gradients():
     assert torch.autograd.gradcheck(lambda x: local_planar_guidance(planes_of(x, 10.0), 2), logits)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_bound(dtype):
+    """Of the four rays of a patch u is -1/4, 1/4; the plane is seen at n4 / (u + n3)."""
+
+    def depth_and_gradient(n3, n4):
+        planes = torch.tensor([1.0, 0.0, n3, n4], dtype=dtype).reshape(1, 4, 1, 1)
+        planes.requires_grad_()
+        depth = local_planar_guidance(planes, 2, bound=5.0)
+        depth[0, 0, 0, 0].backward()
+        assert depth.dtype == dtype
+        return depth[0, 0, 0].tolist(), planes.grad.flatten().tolist()
+
+    nothing = [0.0] * 4
+    assert depth_and_gradient(0.75, 2.0) == ([4.0, 2.0], [2.0, 2.0, -8.0, 2.0])
+    assert depth_and_gradient(0.375, 2.5) == ([5.0, 4.0], nothing)
+    assert depth_and_gradient(0.25, 2.0) == ([5.0, 4.0], nothing)
+    assert depth_and_gradient(0.125, 2.0) == ([-5.0, 5.0], nothing)
+    assert depth_and_gradient(0.125, -2.0) == ([5.0, -5.0], nothing)
+    assert depth_and_gradient(0.25, 0.0) == ([5.0, 0.0], nothing)
+
+
 def test_user_errors():
     with pytest.raises(ValueError, match=r"logits must be \(B, 3, H, W\), got \(1, 4, 2, 2\)"):
         planes_of(torch.zeros(1, 4, 2, 2), 10.0)

@@ -155,7 +155,11 @@ def test_a_prediction_of_zero_depth_is_finite():
     [
         (dict(variance_focus=1.5), InvalidValue, r"must lie in 0\.\.1.* got 1\.5"),
         (dict(variance_focus=-0.1), InvalidValue, r"variance_focus .* at least 0, got -0\.1"),
-        (dict(scale="10"), InvalidType, r"scale of .* must be a number, got '10'"),
+        (
+            dict(scale="10"),
+            InvalidType,
+            r"scale of .* must be a finite number of at least 0, got '10'",
+        ),
         (dict(eps=float("nan")), InvalidValue, r"eps of .* finite number"),
         (dict(min_depth=-1), InvalidValue, r"min_depth of"),
         (dict(loss_weight=None), InvalidType, r"loss_weight of"),

@@ -10,7 +10,6 @@ import numpy as np
 from mmengine.config import Config
 from mmseg.datasets.transforms import RandomRotate
 
-import mmdysample
 from mmdysample.errors import InvalidType, InvalidValue
 from mmdysample.mmseg.depth import DepthColorAug, NYUCrop
 from tests.engine.zygote import ROOT
@@ -39,6 +38,13 @@ def test_the_crop_of_another_size():
     results = NYUCrop()(sample(96, 128))
     assert results["gt_depth_map"][0, 0] == 9 * 1000 + 9
     assert results["gt_depth_map"][-1, -1] == 93 * 1000 + 121
+
+
+def test_halves_are_rounded_as_the_metric_rounds_them():
+    """Of 240x320, a half: rows 22.5 to 236 and columns 21.5 to 304."""
+    results = NYUCrop()(sample(240, 320))
+    assert results["gt_depth_map"][0, 0] == 23 * 1000 + 22
+    assert results["gt_depth_map"][-1, -1] == 235 * 1000 + 303
 
 
 def by_loops(image, gamma, brightness, color, white) -> np.ndarray:
@@ -85,11 +91,17 @@ def test_the_probability():
 @pytest.mark.parametrize(
     ("settings", "error", "says"),
     [
-        (dict(prob=2), InvalidValue, r"prob of DepthColorAug must lie in 0\.\.1, got 2"),
-        (dict(gamma=0.9), InvalidType, r"gamma of DepthColorAug must be two numbers, got 0\.9"),
+        (dict(prob=2), InvalidValue, r"prob of DepthColorAug must be a number in 0\.\.1, got 2"),
+        (
+            dict(gamma=0.9),
+            InvalidType,
+            r"gamma of DepthColorAug must be two numbers above 0, .*, got 0\.9",
+        ),
         (dict(color=("a", 1)), InvalidType, r"color of"),
         (dict(brightness=(1.2, 0.8)), InvalidValue, r"the smaller first"),
         (dict(gamma=(0, 1)), InvalidValue, r"above 0"),
+        (dict(color=(1, float("inf"))), InvalidValue, r"color of .* above 0.* got inf"),
+        (dict(gamma="12"), InvalidType, r"gamma of .* got '12'"),
         (dict(white=0), InvalidValue, r"white of .* 1 as in BTS, 255"),
     ],
 )
@@ -120,4 +132,3 @@ def test_no_depth_is_made_up_by_the_training_pipelines(name):
         assert set(depth.unique().tolist()) <= {0.0, 3.0}
         rotated += bool((depth == 0).any())
     assert rotated > 1
-    assert mmdysample.__version__
