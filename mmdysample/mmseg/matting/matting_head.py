@@ -51,7 +51,8 @@ class MattingHead(BaseModule):
         norm_cfg: config of the normalization; by default ``dict(type="BN")``.
         loss_decode: config of the loss; by default ``dict(type="MattingLoss")``.
         init_cfg: as for any module of mmengine; by default weights of convolutions are drawn from
-            Glorot's normal distribution with the gain of the LeakyReLU.
+            Glorot's normal distribution with the gain of the LeakyReLU, and those of the last one
+            are made positive.
 
     State-dict names of the upsamplers: ``upsample_modules.N.*``, N the stage.
     """
@@ -105,6 +106,9 @@ class MattingHead(BaseModule):
             for module in part.modules():
                 if isinstance(module, nn.Conv2d):
                     nn.init.xavier_normal_(module.weight, gain)
+        # One channel without a bias: with negative weights alpha would start below 0, where the
+        # LeakyReLU before it leaves a hundredth of the gradient.
+        self.prediction[1].weight.data.abs_()
         super().init_weights()
 
     def forward(self, maps: EncoderMaps) -> Tensor:

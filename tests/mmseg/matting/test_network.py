@@ -218,3 +218,14 @@ def test_dropout_is_before_the_decoder():
 def test_user_errors(make, says):
     with pytest.raises(ValueError, match=says):
         make()
+
+
+def test_a_prediction_does_not_start_where_its_gradient_vanishes():
+    """Below 0 the last LeakyReLU leaves a hundredth of it, and trainings stayed there."""
+    for seed in range(20):
+        torch.manual_seed(seed)
+        head = MattingHead(base_channels=16)
+        head.init_weights()
+        before, last = head.prediction
+        x = before.activate(torch.randn(4, 1, 9, 9))
+        assert last(x).mean() > 0, seed
