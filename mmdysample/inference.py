@@ -128,7 +128,7 @@ def load_input(cfg: Config, image_path: str, trimap_path: str | None = None) -> 
     Args:
         cfg: whose test pipeline it is; steps that load annotations are left out.
         image_path: the image file.
-        trimap_path: the trimap file, for matting models alone.
+        trimap_path: the trimap file, only for matting models.
 
     Raises:
         UserError: a file cannot be read; a matting model's trimap is missing, or another model is

@@ -24,7 +24,7 @@ def panel(drawn: np.ndarray, index: int, height: int, width: int) -> np.ndarray:
     return image
 
 
-def count(drawn: np.ndarray, width: int, height: int) -> float:
+def count(drawn: np.ndarray, height: int, width: int) -> float:
     """How many images of a size are side by side; with a fraction where a scale is beside them."""
     factor = math.ceil(240 / max(height, width))
     return (drawn.shape[1] + GAP) / (factor * width + GAP)

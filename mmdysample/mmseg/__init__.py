@@ -14,10 +14,9 @@ except ImportError as error:
     ) from error
 
 import mmdysample.mmcv
-import mmdysample.mmseg.depth
-import mmdysample.mmseg.matting
 from mmdysample.mmseg.boundary_iou import BoundaryIoUMetric
 from mmdysample.mmseg.depth import BTSHead, DenseDepthHead
+from mmdysample.mmseg.matting import MattingHead
 from mmdysample.mmseg.resnet import StemResNet
 from mmdysample.mmseg.segformer_head import UpsampleSegformerHead
 from mmdysample.mmseg.segnet import SegNetHead
@@ -27,10 +26,12 @@ if find_spec("mmdet") is not None:
     import mmdysample.mmdet  # registers its hosts
     import mmdysample.mmseg.maskformer_head  # noqa: F401 - likewise
 
+# The hosts, and what is of no sub-package; those have an `__all__` of their own.
 __all__ = [
     "BTSHead",
     "BoundaryIoUMetric",
     "DenseDepthHead",
+    "MattingHead",
     "SegNetHead",
     "StemResNet",
     "UpsampleSegformerHead",

@@ -14,7 +14,6 @@ import torch
 
 from tests.engine.toy import draw_data, draw_depth, write_config
 from tests.engine.zygote import TEST
-from tests.panels import count, panel
 from tests.tools.test_bad_data import Case, huge, image, png
 
 DEPTH = "depth/002.png"
@@ -159,37 +158,3 @@ def test_tools(name, zygote, request, tmp_path):
     assert "Traceback" not in result.stderr + result.stdout
     assert len(errors) == 1, result.stderr
     assert [part for part in case.says if part not in errors[0]] == [], errors[0]
-
-
-def call(zygote, directory: Path, *arguments):
-    return zygote.run(TEST, "config.py", "good.pth", *arguments, cwd=directory)
-
-
-@pytest.mark.slow
-def test_what_the_test_writes(zygote, checkpoint, tmp_path):
-    """Millimeters with our metric and with mmseg's; depth with its scale; no --tta."""
-    import cv2
-
-    draw_depth(draw_data(tmp_path / "data"))
-    (tmp_path / "good.pth").write_bytes(checkpoint.read_bytes())
-    upstream = "test_evaluator = dict(type='DepthMetric')\n"
-    written = {}
-    for name, extra in (("ours", ""), ("upstreams", upstream)):
-        write_config("depth", Path("data"), tmp_path / "config.py", extra)
-        out, drawn = str(tmp_path / name), str(tmp_path / f"{name}-drawn")
-        result = call(zygote, tmp_path, "--out", out, "--show-dir", drawn)
-        assert result.status == 0, result.stderr
-        written[name] = [
-            cv2.imread(str(tmp_path / name / f"{number:03d}.png"), cv2.IMREAD_UNCHANGED)
-            for number in range(6)
-        ]
-    for ours, upstreams in zip(*written.values(), strict=True):
-        assert ours.dtype == upstreams.dtype == np.uint16
-        assert 100 < ours.mean() < 10000  # random weights of a sigmoid, times 10 m
-        assert abs(ours.astype(int) - upstreams).max() <= 1  # mmseg does not round
-    drawing = cv2.imread(str(tmp_path / "ours-drawn" / "000.jpg"))
-    assert 3 < count(drawing, 56, 72) < 3.4
-    # the three rows without depth are gray; the image is beside them, the scale is at the end
-    assert abs(panel(drawing, 1, 72, 56)[:3].astype(int) - 128).max() < 30
-    augmented = call(zygote, tmp_path, "--tta")
-    assert augmented.status == 2 and "mode='slide_flip'" in augmented.stderr

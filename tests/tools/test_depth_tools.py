@@ -96,26 +96,28 @@ def test_out_and_show_dir(zygote, trained, images, depths, tmp_path):
             assert prediction.std(axis=0).max() > 1
 
 
+def test_mmsegs_metric_writes_millimeters(zygote, trained, depths, tmp_path):
+    """Its default is whole meters; it does not round."""
+    options = (
+        *json.loads((trained / "options.json").read_text()),
+        "test_evaluator.type=DepthMetric",
+    )
+    out = ("--work-dir", tmp_path / "w", "--out", tmp_path / "maps")
+    run = zygote.run(TEST, CONFIG, "bts.pth", *out, "--cfg-options", *options, cwd=trained)
+    assert run.status == 0, run.stderr
+    assert {path.stem for path in (tmp_path / "maps").iterdir()} == set(depths)
+    for stem, depth in depths.items():
+        with Image.open(tmp_path / "maps" / f"{stem}.png") as image:
+            below = 1000 * depth - np.array(image).astype(int)
+        assert below.min() > -0.01 and 0.5 < below.max() < 1.01
+
+
 def test_what_is_in_a_directory_is_not_replaced(zygote, trained, tmp_path):
     (tmp_path / "maps").mkdir()
     (tmp_path / "maps" / "mine.png").write_bytes(b"mine")
     run = zygote.run(TEST, CONFIG, "bts.pth", "--out", tmp_path / "maps", cwd=trained)
     assert run.status == 2 and f"--out {tmp_path / 'maps'}" in run.stderr
     assert [path.name for path in (tmp_path / "maps").iterdir()] == ["mine.png"]
-
-
-def test_inferencer(trained, images, depths, tmp_path):
-    inferencer = open_inferencer(str(CONFIG), str(trained / "bts.pth"), "cpu")
-    paths = [str(path) for path in images[:2]]
-    result = inferencer(paths, out_dir=str(tmp_path), pred_out_dir="pred", img_out_dir="vis")
-    for path, depth in zip(paths, result["predictions"], strict=True):
-        np.testing.assert_allclose(depth, depths[Path(path).stem], rtol=1e-4)
-    written = sorted((tmp_path / "pred").iterdir())
-    assert [np.load(path).shape for path in written] == [(160, 160)] * 2
-    for path in (tmp_path / "vis").iterdir():
-        with Image.open(path) as image:
-            assert image.height == 160 and image.width > 2 * 160  # image, prediction, scale
-    assert len(list((tmp_path / "vis").iterdir())) == 2
 
 
 def test_inferencer_on_an_odd_size(trained):

@@ -189,7 +189,8 @@ def run(model: nn.Module, height: int, width: int) -> tuple[list[Stage], list[st
     channels = next(m.in_channels for m in model.backbone.modules() if isinstance(m, nn.Conv2d))
     image = torch.empty(1, channels, height, width, device="meta")
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        if keeps_sizes(model):
+        if getattr(getattr(model, "neck", None), "keeps_shapes", False):
+            # Its deformable attention looks at values, and takes gigabytes at the images' size.
             head(model.backbone(image))
             return stages, idle, None
         features = model.extract_feat(image)
@@ -199,14 +200,6 @@ def run(model: nn.Module, height: int, width: int) -> tuple[list[Stage], list[st
             head(features)
             return stages, idle, counter.get_total_flops() / 2
     return stages, idle, None
-
-
-def keeps_sizes(model: nn.Module) -> bool:
-    """Whether a model has DepthFormer's neck, whose maps are as large and wide as the backbone's.
-
-    Its deformable attention looks at values, and takes gigabytes at the size of its images.
-    """
-    return type(getattr(model, "neck", None)).__name__ == "HAHINeck"
 
 
 def recorder(name: str, stages: list[Stage], idle: list[str]) -> Callable[..., None]:

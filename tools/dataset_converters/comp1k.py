@@ -10,7 +10,7 @@ reads in ADOBE
 
 and writes train/{fg,alpha}/ and test/{merged,alpha,trimap}/. The 20 backgrounds of a test
 foreground are the next 20 names of the list; NAME_0, ..., NAME_19 are its images and trimaps.
-Everything is checked before; OUT is there whole or not at all, and nothing that it holds is ever
+Everything is checked before; OUT is written whole or not at all, and nothing that it holds is ever
 replaced.
 """
 
@@ -130,12 +130,12 @@ def read_scenes(adobe: Path, voc: Path) -> list[Scene]:
     mattes = read_mattes(adobe / TEST)
     trimaps = list_images(str(adobe / TEST / "trimaps"), "trimap")
     scenes = []
-    for place, background in enumerate(backgrounds):
-        foreground = os.path.splitext(foregrounds[place // BACKGROUNDS_EACH])[0]
-        name = f"{foreground}_{place % BACKGROUNDS_EACH}"
+    for number, background in enumerate(backgrounds):
+        foreground = os.path.splitext(foregrounds[number // BACKGROUNDS_EACH])[0]
+        name = f"{foreground}_{number % BACKGROUNDS_EACH}"
         if foreground not in mattes:
             raise UserError(
-                f"{foregrounds[place // BACKGROUNDS_EACH]} of {adobe / LISTS[0]} is not in "
+                f"{foregrounds[number // BACKGROUNDS_EACH]} of {adobe / LISTS[0]} is not in "
                 f"{adobe / TEST / 'fg'}"
             )
         if name not in trimaps:

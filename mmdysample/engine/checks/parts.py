@@ -43,6 +43,8 @@ _BUILT = (
     *("optim_wrapper", "optimizer", "param_scheduler", "custom_hooks", "visualizer"),
     *("train_cfg", "val_cfg", "test_cfg", "val_evaluator", "test_evaluator", *LOADERS),
 )
+# What stands under these is named in a registry, too; mmcv's builders take keys of their own.
+_NAMED = (*_BUILT, "loss_decode", "norm_cfg", "act_cfg", "conv_cfg")
 # What is built where no type is given.
 _DEFAULTS = {**dict.fromkeys(LOADERS, DataLoader), "optim_wrapper": OptimWrapper}
 # Keys that are taken out before a class gets the others.
@@ -134,13 +136,18 @@ def _refuse_unknown(place: str, name: str, scope: str | None) -> None:
     for each in REGISTRIES:
         with each.switch_scope_and_registry(scope) as scoped:
             names.update(scoped.module_dict, each.module_dict)
-    if _is_built(place) or is_misspelt(name, names):
+    if _key(place) in _NAMED or is_misspelt(name, names):
         raise UserError(f"{place}: type {name!r} is not registered{did_you_mean(name, names)}")
 
 
 def _is_built(place: str) -> bool:
     """Whether what stands at a place is built as it stands, and from a registry."""
-    return place.rpartition(".")[2].partition("[")[0] in _BUILT
+    return _key(place) in _BUILT
+
+
+def _key(place: str) -> str:
+    """The key that a place is at, or in the list at."""
+    return place.rpartition(".")[2].partition("[")[0]
 
 
 def is_misspelt(name: str, known: Iterable[str]) -> bool:

@@ -51,6 +51,9 @@ class HAHINeck(BaseModule):
     stem's map. The last two convolutions load from lists of one module too (``conv_proj.0``).
     """
 
+    #: Whether each map has the shape of the backbone's, which can stand for it where shapes count.
+    keeps_shapes = True
+
     def __init__(
         self,
         in_channels: Sequence[int],

@@ -13,7 +13,7 @@ from mmdysample.errors import InvalidValue
 
 
 class SeparableASPP(nn.Module):
-    """ASPP (DeepLabv3+, Chen et al., ECCV 2018): branches side by side, put together by a 1x1.
+    """ASPP (DeepLabv3+, Chen et al., ECCV 2018): parallel branches, joined by a 1x1 convolution.
 
     A 1x1 convolution, a depthwise 3x3 and pointwise convolution for each further dilation, and the
     mean of the image. Each convolution has its normalization and activation.

@@ -36,11 +36,11 @@ class MattingResNet(BaseModule):
     """The encoder of A2U matting (Dai et al., CVPR 2021) with max-poolings.
 
     A ResNet of three layers for image and trimap. Its 7x7 stem has stride 1, and all steps are 2x2
-    max-poolings: two after the stem, one inside of the first block of layers 2 and 3. Layer 3 of
+    max-poolings: two after the stem, one inside the first block of layers 2 and 3. Layer 3 of
     depth 34 has four blocks. Activations are LeakyReLU(0.01).
 
     Parameters have torchvision's names and shapes, but for the fourth input channel of the stem:
-    weights of a stem that knows three load, with zeros for the trimap. ``init_cfg=dict(
+    weights of a stem with three load, and the trimap's are zeros. ``init_cfg=dict(
     type="Pretrained", checkpoint="torchvision://resnet34")`` takes the first four blocks of
     layer 3 and leaves layer 4 and the classifier.
 

@@ -30,7 +30,7 @@ def over(
     """One foreground over another: the "over" of Porter and Duff, SIGGRAPH 1984.
 
     alpha = 1 - (1 - front alpha)(1 - back alpha), and each color is the mean of both, weighted by
-    what is seen of them, so that compositing the result is compositing the one after the other.
+    their visible parts, so that compositing the result is compositing the one after the other.
 
     Args:
         front, back: (H, W, 3), uint8.

@@ -107,7 +107,7 @@ class MattingInferencer(MMSegInferencer):
         return_datasample: bool = False,
         pred_out_dir: str = "",
     ) -> Any:
-        """Alphas and drawings of all inputs; of one input alone not in lists."""
+        """Alphas and drawings of all inputs; of a single input not in lists."""
         alphas = [sample.pred_alpha.data[0].numpy() for sample in preds]
         if pred_out_dir:
             names = _names([(sample.get("img_path"), None) for sample in preds])
@@ -122,7 +122,7 @@ class MattingInferencer(MMSegInferencer):
 
 
 def _pairs(inputs: Any) -> list:
-    """A list of pairs, also where one pair alone is given."""
+    """A list of pairs, also where a single pair is given."""
     if not isinstance(inputs, (list, tuple)):
         raise InvalidType(
             "a matting model takes a pair of an image and its trimap, or a list of such pairs, "

@@ -94,7 +94,7 @@ def check_trimap(trimap: np.ndarray, name: str) -> None:
         more = f" and {len(others) - 1} more" if len(others) > 1 else ""
         raise InvalidValue(
             f"{name} has the value {others[0]}{more}: a trimap has 0 for background, 128 for "
-            "unknown and 255 for foreground alone"
+            "unknown and 255 for foreground only"
         )
     if UNKNOWN not in values:
         raise InvalidValue(
@@ -109,7 +109,8 @@ class LoadTrimap(BaseTransform):
     The image is loaded before.
 
     Raises:
-        InvalidValue: it cannot be read, has not the image's size or not the values of a trimap.
+        InvalidValue: it cannot be read, or has another size than the image or other values than
+            those of a trimap.
     """
 
     checked_files: ClassVar[dict[str, str]] = {"trimap_path": "trimap"}
@@ -132,7 +133,8 @@ class LoadAlphaAnnotations(BaseTransform):
     What the alpha is outside of the trimap's unknown pixels is not looked at: it does not count.
 
     Raises:
-        InvalidValue: it cannot be read, has not the image's size or is no gray image of 8 bits.
+        InvalidValue: it cannot be read, has another size than the image or is no gray image of 8
+            bits.
     """
 
     checked_files: ClassVar[dict[str, str]] = {"alpha_path": "alpha matte"}

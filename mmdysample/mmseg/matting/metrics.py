@@ -116,9 +116,9 @@ def gaussian_kernels() -> tuple[np.ndarray, np.ndarray]:
     The 9x9 kernels of the gradient are their outer products, which have L2 norm 1 likewise.
     """
     half = math.ceil(SIGMA * math.sqrt(-2 * math.log(math.sqrt(2 * math.pi) * SIGMA * _SMALLEST)))
-    place = np.arange(-half, half + 1)
-    gauss = np.exp(-(place**2) / (2 * SIGMA**2))
-    derivative = place * gauss
+    offset = np.arange(-half, half + 1)
+    gauss = np.exp(-(offset**2) / (2 * SIGMA**2))
+    derivative = offset * gauss
     return gauss / np.linalg.norm(gauss), derivative / np.linalg.norm(derivative)
 
 
@@ -149,7 +149,7 @@ class MattingMetric(BaseMetric):
     Args:
         output_dir: where the predicted alphas are written, as ``NAME.png``, 8 bits; NAME is that of
             the image file, so that images in several directories need names of their own.
-        format_only: write them alone, and measure nothing.
+        format_only: only write them, and measure nothing.
         keep_results: for the tools, which set it; what is written is kept.
         **kwargs: as for mmengine's BaseMetric.
 

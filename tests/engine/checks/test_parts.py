@@ -14,15 +14,15 @@ import pytest
 pytest.importorskip("mmdet", reason="needs mmdet: bash tools/setup_env.sh installs it")
 pytest.importorskip("mmseg", reason="needs mmseg: bash tools/setup_env.sh installs it")
 
-import mmdet
-import mmseg
+import mmdet.registry
+import mmseg.registry
 from mmengine.config import Config
 from mmengine.registry import MODELS
 
 import mmdysample.mmdet
-import mmdysample.mmseg  # noqa: F401
+import mmdysample.mmseg
 from mmdysample.engine.checks import TESTING, TRAINING, check_config
-from mmdysample.engine.checks.parts import check_parts
+from mmdysample.engine.checks.parts import arguments, check_parts, package_of
 from mmdysample.engine.config import load_config
 from mmdysample.errors import UserError
 from tests.engine.toy import CONFIGS
@@ -125,6 +125,31 @@ def test_misspelt_loss():
     cfg = Config(dict(default_scope="mmseg", model=dict(type="EncoderDecoder", decode_head=head)))
     with pytest.raises(UserError, match=r"loss_decode\[0\]: .*did you mean 'CrossEntropyLoss'"):
         check_parts(cfg, ["model"])
+
+
+@pytest.mark.parametrize("key", ["loss_decode", "norm_cfg", "act_cfg", "conv_cfg"])
+@pytest.mark.parametrize("head", ["FCNHead", "BTSHead", "DenseDepthHead"])
+def test_a_part_of_a_head_that_is_not_registered(head, key):
+    settings = {"type": head, "in_channels": [8, 8], key: dict(type="Xyzzy")}
+    model = dict(type="EncoderDecoder", decode_head=settings)
+    cfg = Config(dict(default_scope="mmseg", model=model))
+    with pytest.raises(UserError, match=f"model.decode_head.{key}: type 'Xyzzy' is not registered"):
+        check_parts(cfg, ["model"])
+
+
+def test_every_host_is_exported_by_its_family():
+    """Also those of sub-packages: the checks look for hosts in the families' `__all__`."""
+    exported = {*mmdysample.mmdet.__all__, *mmdysample.mmseg.__all__}
+    classes = [
+        *mmdet.registry.MODELS.module_dict.values(),
+        *mmseg.registry.MODELS.module_dict.values(),
+    ]
+    hosts = {
+        cls.__name__
+        for cls in classes
+        if package_of(cls) == "mmdysample" and "upsample_cfg" in arguments(cls)[0]
+    }
+    assert {"UpsampleFPN", "BTSHead", "MattingHead"} <= hosts <= exported
 
 
 def test_a_forgotten_import(monkeypatch):

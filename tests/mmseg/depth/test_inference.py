@@ -40,4 +40,4 @@ def test_an_image_without_true_depth(tmp_path):
     found = inferencer(image, out_dir=out, return_vis=True)
     assert np.allclose(found["predictions"], depth[0].numpy(), atol=1e-5)
     assert np.array_equal(np.load(f"{out}/pred/00000000_pred.npy"), found["predictions"])
-    assert 2 < count(cv2.imread(f"{out}/vis/000.jpg"), 56, 72) < 2.4  # and a scale
+    assert 2 < count(cv2.imread(f"{out}/vis/000.jpg"), 72, 56) < 2.4  # and a scale

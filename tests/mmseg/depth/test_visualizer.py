@@ -80,7 +80,7 @@ def test_one_scale_for_both_depths():
     truth[0, 0], truth[0, 1] = 4.0, 0.0
     drawn = draw_depths(image, dict(true=truth, predicted=pred))
     left, middle, right = (panel(drawn, number, 8, 10) for number in range(3))
-    assert 3 < count(drawn, 10, 8) < 3.5  # the scale is narrower
+    assert 3 < count(drawn, 8, 10) < 3.5  # the scale is narrower
     assert not left.any()
     assert tuple(middle[0, 1]) == UNKNOWN
     assert abs(middle[0, 0] - magma(0)).max() < 4 and abs(middle[4, 2] - magma(1)).max() < 4
@@ -120,7 +120,7 @@ def test_what_is_drawn(tmp_path):
             "a", image, sample(), draw_gt=gt, draw_pred=pred, out_file=str(file)
         )
         drawn = cv2.imread(str(file))[..., ::-1]
-        assert 1 + maps < count(drawn, 30, 20) < 1.4 + maps
+        assert 1 + maps < count(drawn, 20, 30) < 1.4 + maps
         assert (panel(drawn, 0, 20, 30) == (200, 10, 10)).all()
         assert visualizer.get_image().shape == drawn.shape  # rendered by matplotlib
 

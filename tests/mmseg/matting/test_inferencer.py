@@ -80,7 +80,7 @@ def test_written_and_drawn(place, inferencer, tmp_path):
     written = pixels(str(tmp_path / "out/pred/000.png"))
     assert np.array_equal(written, results["predictions"][0])
     drawn = pixels(str(tmp_path / "out/vis/000.png"))
-    assert count(drawn, WIDTH, HEIGHT) == 4  # there is no true alpha
+    assert count(drawn, HEIGHT, WIDTH) == 4  # there is no true alpha
     assert np.array_equal(panel(drawn, 0, HEIGHT, WIDTH), pixels(image))
     assert np.array_equal(drawn[..., ::-1], results["visualization"][0])
 

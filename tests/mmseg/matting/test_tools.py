@@ -70,7 +70,7 @@ def test_written_and_drawn(tmp_path):
         assert np.abs(written.astype(int) - trimap).max() <= 1
         maps.append((written, alpha, trimap))
         drawn = read(tmp_path / "drawn" / name)
-        assert count(drawn, WIDTH, HEIGHT) == 5
+        assert count(drawn, HEIGHT, WIDTH) == 5
         parts = [panel(drawn, place, HEIGHT, WIDTH) for place in range(5)]
         assert np.array_equal(parts[0], image)
         for place, values in enumerate((trimap, alpha, written), 1):

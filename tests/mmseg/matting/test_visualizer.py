@@ -44,8 +44,8 @@ def visualizer() -> MattingLocalVisualizer:
 def test_parts(keys, options, values, visualizer):
     image = np.full((6, 7, 3), 60, np.uint8)
     drawn = visualizer.draw_datasample(image, sample(*keys), **options)
-    assert count(drawn, 7, 6) == int(count(drawn, 7, 6))
-    parts = [panel(drawn, number, 6, 7) for number in range(int(count(drawn, 7, 6)))]
+    assert count(drawn, 6, 7) == int(count(drawn, 6, 7))
+    parts = [panel(drawn, number, 6, 7) for number in range(int(count(drawn, 6, 7)))]
     assert np.array_equal(parts[0], image)
     for part, value in zip(parts[1:], values, strict=False):
         assert (part == value).all()
