@@ -55,6 +55,12 @@ def test_the_scale_runs_from_far_at_the_top_to_near():
     assert dark[:12].any() and not dark[14:40].any() and dark[-12:].any()  # numbers
 
 
+def test_a_number_is_beside_its_color():
+    scale = draw_scale(200, 1.5, 5.0)
+    ticks = [row for row in range(200) if not scale[row, 11].any()]
+    assert ticks == [round((5 - meters) / 3.5 * 199) for meters in (5, 4, 3, 2)]
+
+
 @pytest.mark.parametrize(
     ("low", "high", "most", "texts"),
     [
