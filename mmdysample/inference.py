@@ -35,10 +35,10 @@ from mmdysample.engine.checkpoint import (
 from mmdysample.engine.checks.parts import check_parts
 from mmdysample.engine.data import data_set_configs
 from mmdysample.engine.families import import_family
-from mmdysample.engine.images import check_image_file
 from mmdysample.engine.outputs import check_new
 from mmdysample.engine.weights import load_weights
 from mmdysample.errors import InvalidType, InvalidValue, UserError
+from mmdysample.images import check_image_file
 from mmdysample.registry import did_you_mean
 
 

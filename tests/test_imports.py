@@ -21,6 +21,7 @@ TRITON = PACKAGE / "ops/triton"
 LAYERS = {
     "mmdysample.version": 0,
     "mmdysample.errors": -1,  # for everybody
+    "mmdysample.atomic": 0,
     "mmdysample.registry": 0,
     "mmdysample.state_dict": 0,
     "mmdysample.ops": 0,
@@ -29,6 +30,7 @@ LAYERS = {
     "mmdysample.mmcv": 3,
     "mmdysample.coco": 3,
     "mmdysample.hosts": 3,
+    "mmdysample.images": 4,
     "mmdysample.mmdet": 4,
     "mmdysample.mmseg": 5,  # its MaskFormer is mmdet's
     "mmdysample.engine": 6,

@@ -147,7 +147,7 @@ def main() -> int:
 
 def write_marker(quick: bool) -> None:
     """Say, in the current directory, that it is a demo's, and of which settings."""
-    from mmdysample.engine.atomic import write_text
+    from mmdysample.atomic import write_text
 
     if not Path(MARKER).exists():
         write_text(MARKER, json.dumps({"quick": quick}))

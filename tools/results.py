@@ -26,7 +26,7 @@ from model_zoo.metafiles import metafiles
 from model_zoo.runs import RUNS, merge, read_runs, write_runs
 from model_zoo.work_dirs import check_directory, find_runs
 
-from mmdysample.engine.atomic import write_text
+from mmdysample.atomic import write_text
 from mmdysample.engine.errors import ArgumentParser, run_tool
 from mmdysample.errors import UserError
 

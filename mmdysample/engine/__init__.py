@@ -6,8 +6,7 @@ Checks in front
   errors.py       a user's error is one sentence
 
 Data
-  data.py         a data set is checked before it is read, by mmdysample/coco.py and these below
-  images.py       image files, before they are decoded
+  data.py         a data set is checked before it is read, by ../{coco,images}.py and these below
   labels.py       label maps when they are read, and which images a directory holds
   depth_maps.py   depth maps: their files, size and unit, and that every image has one
 
@@ -16,7 +15,6 @@ Checkpoints
   unpickler.py    the pickle machine that it reads them with
   checkpoint.py   checkpoints from any source
   weights.py      the weights in a checkpoint, into a model that they fit
-  atomic.py       files are written whole or not at all
   hooks.py        an old checkpoint goes only when the new one is on the disk; what is not saved
 
 Running and resuming

@@ -20,10 +20,10 @@ from mmengine.registry import DATASETS, METRICS
 
 from mmdysample.coco import check_annotations, read_annotations
 from mmdysample.engine.depth_maps import CheckDepthFile, CheckDepthMap, check_depth_directories
-from mmdysample.engine.images import CheckImageFile, CheckImageSize
 from mmdysample.engine.labels import CheckLabelMap, check_directories
 from mmdysample.engine.lookup import class_of
 from mmdysample.errors import UserError
+from mmdysample.images import CheckImageFile, CheckImageSize
 
 PANOPTIC_METRICS = ("CocoPanopticMetric", "PanopticQualityMetric")
 

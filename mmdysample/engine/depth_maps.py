@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from mmdysample.engine.images import check_image_file
 from mmdysample.engine.labels import check_directories
 from mmdysample.errors import UserError
+from mmdysample.images import check_image_file
 
 # The greatest depth of a map in meters: below the first it was stored in meters and read as
 # millimeters, above the second the other way round.

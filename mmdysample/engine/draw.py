@@ -11,7 +11,7 @@ from mmengine.logging import print_log
 from mmseg.engine import SegVisualizationHook
 from mmseg.registry import HOOKS
 
-from mmdysample.engine.atomic import replacing
+from mmdysample.atomic import replacing
 
 
 @HOOKS.register_module()

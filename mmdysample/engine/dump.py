@@ -5,7 +5,7 @@ from __future__ import annotations
 from mmdet.evaluation import DumpDetResults
 from mmdet.registry import METRICS
 
-from mmdysample.engine.atomic import replacing
+from mmdysample.atomic import replacing
 
 
 @METRICS.register_module()

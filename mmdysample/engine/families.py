@@ -15,7 +15,7 @@ from mmengine.config import Config, ConfigDict
 from mmengine.logging import print_log
 from mmengine.registry import METRICS, MODELS
 
-from mmdysample.engine.atomic import check_writable
+from mmdysample.atomic import check_writable
 from mmdysample.engine.checks.parts import arguments
 from mmdysample.engine.data import data_set_configs
 from mmdysample.engine.lookup import class_of

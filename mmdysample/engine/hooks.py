@@ -7,7 +7,7 @@ import os
 from mmengine.dist import is_main_process
 from mmengine.hooks import CheckpointHook, Hook
 
-from mmdysample.engine.atomic import remove_abandoned_drafts, write_text
+from mmdysample.atomic import remove_abandoned_drafts, write_text
 from mmdysample.engine.nonfinite import loss_is_finite
 from mmdysample.engine.resume import name_pattern
 

@@ -9,7 +9,7 @@ from typing import Any
 from mmengine.config import Config
 from mmengine.runner import Runner
 
-from mmdysample.engine.atomic import write_text
+from mmdysample.atomic import write_text
 
 FILE_NAME = "run.json"
 

@@ -15,7 +15,7 @@ from mmengine.registry import LOOPS, RUNNERS
 from mmengine.runner import BaseLoop, IterBasedTrainLoop, Runner
 from torch import nn
 
-from mmdysample.engine.atomic import replacing
+from mmdysample.atomic import replacing
 from mmdysample.engine.checkpoint import load_checkpoint
 from mmdysample.engine.checks import check_batches
 from mmdysample.engine.data import check_evaluator

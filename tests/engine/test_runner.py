@@ -20,7 +20,7 @@ from mmengine.runner import IterBasedTrainLoop
 from torch import distributed, nn
 from torch.utils.data import Dataset
 
-from mmdysample.engine.atomic import replacing
+from mmdysample.atomic import replacing
 from mmdysample.engine.checkpoint import CheckpointError, install_safe_loading
 from mmdysample.engine.hooks import LeaveOutFunctions, WriteFirstCheckpointHook
 from mmdysample.engine.runner import (

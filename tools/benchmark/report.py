@@ -13,7 +13,7 @@ from measure import Case, Measurement, least_bytes
 from operations import Work
 
 import mmdysample
-from mmdysample.engine.atomic import replacing
+from mmdysample.atomic import replacing
 from mmdysample.errors import UserError
 
 PERCENTILES = (20, 50, 80)

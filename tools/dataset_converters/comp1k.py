@@ -29,11 +29,10 @@ from layout import check_out, link, show_progress, system_errors, whole_director
 from PIL import Image
 
 from mmdysample.engine.errors import ArgumentParser, UserError, run_tool
-from mmdysample.engine.images import check_image_file
+from mmdysample.images import check_image_file, write_image
 from mmdysample.mmseg.matting.compositing import composite, cover
 from mmdysample.mmseg.matting.dataset import list_images
 from mmdysample.mmseg.matting.loading import check_trimap, read_color, read_gray
-from mmdysample.mmseg.matting.writing import write_png
 
 BACKGROUNDS_EACH = 20
 TRAINING = tuple(Path("Training_set", name) for name in ("Adobe-licensed images", "Other"))
@@ -216,7 +215,7 @@ def write(out: Path, training: dict[str, Matte], scenes: list[Scene]) -> None:
             place(matte.alpha, root / "train/alpha", name)
         for number, scene in enumerate(scenes):
             show_progress(f"written {number} of {len(scenes)}")
-            write_png(root / "test/merged" / f"{scene.name}.png", compose(scene))
+            write_image(root / "test/merged" / f"{scene.name}.png", compose(scene))
             place(scene.matte.alpha, root / "test/alpha", scene.name)
             place(scene.trimap, root / "test/trimap", scene.name)
         show_progress("")

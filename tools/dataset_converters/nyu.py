@@ -33,7 +33,7 @@ from PIL import Image
 
 from mmdysample.engine.depth_maps import check_depth, check_depth_file
 from mmdysample.engine.errors import ArgumentParser, UserError, run_tool
-from mmdysample.engine.images import check_image_file
+from mmdysample.images import check_image_file
 
 IMAGE, DEPTH = re.compile(r"rgb_(\d+)\.jpg"), re.compile(r"sync_depth_(\d+)\.png")
 

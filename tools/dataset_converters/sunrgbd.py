@@ -27,7 +27,7 @@ from layout import check_out, link, show_progress, system_errors, whole_director
 from PIL import Image
 
 from mmdysample.engine.errors import ArgumentParser, UserError, run_tool
-from mmdysample.engine.images import check_image_file
+from mmdysample.images import check_image_file
 
 CLASSES = 37
 IMAGES, LABELS = "SUNRGBD", "labels"

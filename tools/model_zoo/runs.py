@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
-from mmdysample.engine.atomic import write_text
+from mmdysample.atomic import write_text
 from mmdysample.engine.errors import UserError
 
 from .tables import Metric

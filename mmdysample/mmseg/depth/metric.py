@@ -14,8 +14,8 @@ from mmseg.registry import METRICS
 from prettytable import PrettyTable
 from torch import Tensor
 
-from mmdysample.engine.images import write_image
 from mmdysample.errors import InvalidType, InvalidValue
+from mmdysample.images import write_image
 from mmdysample.mmseg.depth import nyu
 from mmdysample.ops.checks import finite_number
 

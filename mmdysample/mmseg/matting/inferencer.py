@@ -16,11 +16,10 @@ from mmseg.apis import MMSegInferencer
 from mmseg.structures import SegDataSample
 from torch import nn
 
-from mmdysample.engine.images import check_image_file
 from mmdysample.errors import InvalidType, InvalidValue
+from mmdysample.images import check_image_file, write_image
 from mmdysample.mmseg.matting.loading import check_size, check_trimap, read_color, read_gray
 from mmdysample.mmseg.matting.visualizer import MattingLocalVisualizer
-from mmdysample.mmseg.matting.writing import write_png
 
 _PATH = (str, os.PathLike)
 
@@ -112,7 +111,7 @@ class MattingInferencer(MMSegInferencer):
         if pred_out_dir:
             names = _names([(sample.get("img_path"), None) for sample in preds])
             for alpha, name in zip(alphas, names, strict=True):
-                write_png(Path(pred_out_dir, f"{name}.png"), alpha)
+                write_image(Path(pred_out_dir, f"{name}.png"), alpha)
         if return_datasample:
             return preds[0] if len(preds) == 1 else preds
         results = dict(predictions=alphas, visualization=visualization or [])

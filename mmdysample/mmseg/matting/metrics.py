@@ -22,8 +22,8 @@ from mmseg.registry import METRICS
 from prettytable import PrettyTable
 
 from mmdysample.errors import InvalidType, InvalidValue
+from mmdysample.images import write_image
 from mmdysample.mmseg.matting.loading import UNKNOWN
-from mmdysample.mmseg.matting.writing import write_png
 
 STEPS = 10
 """Thresholds of the connectivity error: 1/10, 2/10, ..., 1."""
@@ -223,7 +223,7 @@ class MattingMetric(BaseMetric):
             self._written.clear()
 
     def _write(self, alpha: np.ndarray, sample: dict) -> None:
-        write_png(self._claim(sample["img_path"], self._written), alpha)
+        write_image(self._claim(sample["img_path"], self._written), alpha)
 
     def _claim(self, image: str, written: dict[str, str]) -> Path:
         """The file of an image's alpha; ``written`` has the image of each name, and gets this.

@@ -33,7 +33,7 @@ from mmdysample.mmseg.matting import (
 )
 from mmdysample.mmseg.matting.compositing import composite, cover, over
 from mmdysample.mmseg.matting.loading import read_color, read_gray
-from tests.engine.test_images import png_header
+from tests.test_images import png_header
 from tests.mmseg.matting.toy import HEIGHT, WIDTH, draw_data, write
 
 

@@ -5,7 +5,7 @@ import stat
 
 import pytest
 
-from mmdysample.engine.atomic import (
+from mmdysample.atomic import (
     check_writable,
     remove_abandoned_drafts,
     replacing,

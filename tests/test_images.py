@@ -1,4 +1,4 @@
-"""Image and label map files are checked before they are decoded."""
+"""Image files are checked before they are decoded, and written atomically."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from mmdysample.engine.images import CheckImageFile, CheckImageSize, write_image
 from mmdysample.errors import InvalidValue, UserError
+from mmdysample.images import CheckImageFile, CheckImageSize, write_image
 
 NOISE = np.random.default_rng(0).integers(0, 256, (20, 30, 3), dtype=np.uint8)
 

@@ -1,5 +1,4 @@
-"""Image and label map files, checked by their first and last bytes before they are decoded, and
-written whole or not at all.
+"""Image files: checked by their first and last bytes before they are decoded, written atomically.
 
 Decoders draw the missing rest of a truncated image in gray, take as much memory as a file's header
 asks for, and say neither which file they failed at nor why. Labels of 16 bits are read modulo 256.
@@ -17,8 +16,8 @@ import numpy as np
 from PIL import Image
 from PIL.JpegImagePlugin import JpegImageFile
 
+from mmdysample.atomic import replacing
 from mmdysample.coco import MAX_PIXELS
-from mmdysample.engine.atomic import replacing
 from mmdysample.errors import InvalidValue, UserError
 
 _END_OF_JPEG, _END_OF_PNG = b"\xff\xd9", b"IEND"
@@ -109,7 +108,7 @@ def check_image_file(path: str, kind: str = "image", labels: bool = False) -> No
 
 
 def write_image(path: str | os.PathLike, pixels: np.ndarray) -> None:
-    """Write an image file atomically, in the format that its name ends in.
+    """Write an image file atomically, in the format that its name ends in, and make its directory.
 
     Args:
         path: the file; an earlier one is replaced.
@@ -128,6 +127,7 @@ def write_image(path: str | os.PathLike, pixels: np.ndarray) -> None:
             f"{path}: an array {pixels.shape} of {pixels.dtype} cannot be encoded as "
             f"{Path(path).suffix[1:].upper() or 'an image without a suffix'}"
         )
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as draft:
         draft.write_bytes(content.tobytes())
 
