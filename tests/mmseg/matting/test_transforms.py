@@ -33,8 +33,8 @@ from mmdysample.mmseg.matting import (
 )
 from mmdysample.mmseg.matting.compositing import composite, cover, over
 from mmdysample.mmseg.matting.loading import read_color, read_gray
-from tests.test_images import png_header
 from tests.mmseg.matting.toy import HEIGHT, WIDTH, draw_data, write
+from tests.test_images import png_header
 
 
 def maps(seed: int = 0, shape: tuple[int, int] = (20, 30)) -> dict:
