@@ -3,7 +3,7 @@
 #
 #   bash tools/test.sh [--fast] [arguments of pytest]
 #
-# --fast, which comes first, leaves out the tests that are marked as slow: three minutes on 2 cores.
+# --fast, which comes first, leaves out the tests that are marked as slow: five minutes on 2 cores.
 # With arguments, pytest runs what they say: bash tools/test.sh tests/ops -k sample
 # Without, it runs everything, in several processes (the files of tests are dealt out to them).
 # The order is random; --randomly-seed=N, with the N that the output begins with, repeats the order
