@@ -248,7 +248,7 @@ def _classes_and_palette(meta: Any) -> dict:
 
 
 def _plain_paths(inputs: Any) -> Any:
-    """Inputs with paths as texts, which upstream knows alone."""
+    """Inputs whose paths are strings, the only kind of path that upstream takes."""
     if isinstance(inputs, (list, tuple)):
         return [_plain_paths(each) for each in inputs]
     return os.fspath(inputs) if isinstance(inputs, os.PathLike) else inputs

@@ -10,6 +10,7 @@ import importlib
 import math
 import os
 from collections.abc import Mapping
+from typing import Any
 
 from mmengine.config import Config, ConfigDict
 from mmengine.logging import print_log
@@ -174,8 +175,7 @@ def augment(cfg: Config) -> None:
             "average with the mirror image set model.test_cfg=dict(mode='slide_flip', "
             "crop_size=(H, W), stride=(H, W)) with H, W of the test images"
         )
-    evaluator = cfg.get("test_evaluator")
-    if isinstance(evaluator, dict) and evaluator.get("type") == "MattingMetric":
+    if _measures_mattes(cfg.get("test_evaluator")):
         raise UserError(
             "--tta merges scores of classes, and a matting model predicts alphas: test it without"
         )
@@ -190,6 +190,13 @@ def augment(cfg: Config) -> None:
 def _estimates_depth(model: dict) -> bool:
     cls = class_of(MODELS, model.get("type"), "mmseg")
     return any(base.__name__ == "DepthEstimator" for base in getattr(cls, "__mro__", ()))
+
+
+def _measures_mattes(evaluator: Any) -> bool:
+    if not isinstance(evaluator, Mapping):
+        return False
+    cls = class_of(METRICS, evaluator.get("type"), "mmseg")
+    return any(base.__name__ == "MattingMetric" for base in getattr(cls, "__mro__", ()))
 
 
 def _set_default_augmentation(cfg: Config) -> None:

@@ -88,7 +88,8 @@ def test_no_test_time_augmentation(tmp_path):
     draw_data(tmp_path / "data")
     write_config(tmp_path / "config.py")
     checkpoint = save_checkpoint(tmp_path / "good.pth")
-    run = shared_zygote().run(TEST, "config.py", checkpoint, "--tta", cwd=tmp_path)
+    options = ("--tta", "--cfg-options", "test_evaluator.type=mmseg.MattingMetric")
+    run = shared_zygote().run(TEST, "config.py", checkpoint, *options, cwd=tmp_path)
     assert run.status == 2
     assert "--tta merges scores of classes, and a matting model predicts alphas" in run.stderr
 
