@@ -5,6 +5,7 @@
 """
 
 from mmdysample.registry import build_upsampler, list_upsamplers, register_upsampler
+from mmdysample.swap import find_upsampling, swap_upsampling
 from mmdysample.upsamplers import *  # noqa: F403 - one import line per upsampler, in upsamplers/
 from mmdysample.upsamplers import __all__ as _upsamplers
 from mmdysample.version import __version__
@@ -12,7 +13,9 @@ from mmdysample.version import __version__
 __all__ = [
     "__version__",
     "build_upsampler",
+    "find_upsampling",
     "list_upsamplers",
     "register_upsampler",
+    "swap_upsampling",
     *_upsamplers,
 ]

@@ -26,6 +26,7 @@ LAYERS = {
     "mmdysample.state_dict": 0,
     "mmdysample.ops": 0,
     "mmdysample.upsamplers": 1,
+    "mmdysample.swap": 1.5,
     "mmdysample": 2,
     "mmdysample.mmcv": 3,
     "mmdysample.coco": 3,

@@ -1,0 +1,351 @@
+"""Runs a model on example images, to see where it upsamples; the model is then as it was."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import inspect
+import math
+import random
+import weakref
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, fields, is_dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from mmdysample.errors import InvalidType, InvalidValue
+from mmdysample.upsamplers.base import Upsampler
+
+JOINS = {"add", "add_", "__add__", "__radd__", "__iadd__", "cat", "concat", "concatenate"}
+"""Names of the functions in which an upsampled map meets the one that can guide it."""
+LARGEST_STRIDE = 64
+_SIGNATURE = inspect.signature(F.interpolate)
+
+
+@dataclass(frozen=True)
+class Guide:
+    """Where the guide of a call comes from: see `redirect.Plan`.
+
+    Attributes:
+        frame: name of the module in whose forward it is found.
+        path: where among the arguments of this forward, or None.
+        module: name of the module whose last output it is, or None.
+        channels: its channels.
+    """
+
+    frame: str
+    path: tuple | None
+    module: str | None
+    channels: int
+
+    def __str__(self) -> str:
+        if self.module is not None:
+            return self.module
+        # (args, kwargs) -> 'neck(0, 1)': of the first argument of neck the second element
+        return f"{self.frame or 'model'}({', '.join(map(str, self.path[1:]))})"
+
+
+class Running:
+    """One run of a module's forward."""
+
+    def __init__(self, name: str, module: nn.Module, args: tuple, kwargs: dict) -> None:
+        self.name = name
+        self.module = module
+        self.arguments = len(args) + len(kwargs)
+        self.inputs = [(path, weakref.ref(t)) for path, t in _tensors((args, kwargs))]
+        self.calls: list[Call] = []
+        # what the modules inside have returned: name -> (moment, tensor, shape)
+        self.outputs: dict[str, list[tuple[int, weakref.ref, torch.Size]]] = {}
+        self.only_interpolates = False
+
+    def finish(self, output: Any) -> None:
+        """Note whether this forward was one call of `F.interpolate` and nothing else."""
+        self.only_interpolates = (
+            self.arguments == len(self.inputs) == len(self.calls) == 1
+            and self.inputs[0][1]() is self.calls[0].input()
+            and output is self.calls[0].result()
+        )
+
+    def last_output(self, module: str, before: int) -> tuple[int, weakref.ref, torch.Size] | None:
+        """The last output of a module inside, before the given moment."""
+        earlier = [output for output in self.outputs.get(module, ()) if output[0] < before]
+        return earlier[-1] if earlier else None
+
+
+@dataclass(eq=False)
+class Call:
+    """A call of `F.interpolate` in a dry run.
+
+    Attributes:
+        moment: number of events before it.
+        stack: the forwards that were running, outermost first.
+        number: how many calls the innermost one had made before.
+        source, target: shapes before and after.
+        guide: what the result is next added to or concatenated with, where that can be had.
+        joined: whether it was added to or concatenated with anything.
+        is_output: whether the model returned the result.
+    """
+
+    moment: int
+    stack: tuple[Running, ...]
+    number: int
+    source: torch.Size
+    target: torch.Size
+    mode: str
+    align_corners: bool
+    dtype: torch.dtype
+    device: torch.device
+    input: weakref.ref = field(repr=False)
+    result: weakref.ref = field(repr=False)
+    guide: Guide | None = None
+    joined: bool = False
+    is_output: bool = False
+
+    @property
+    def owner(self) -> Running | None:
+        return self.stack[-1] if self.stack else None
+
+    def guide_by(self, module: str) -> Guide | None:
+        """The last output before this call of the module of that name, if there is one."""
+        for running in reversed(self.stack):
+            output = running.last_output(module, self.moment)
+            if output is not None:
+                return Guide(running.name, None, module, output[2][1] if len(output[2]) > 1 else 0)
+        return None
+
+
+class _Notes:
+    """Notes about tensors, by identity, as long as these live."""
+
+    def __init__(self) -> None:
+        self._notes: dict[int, tuple[weakref.ref, Any]] = {}
+
+    def get(self, tensor: Tensor) -> Any:
+        reference, note = self._notes.get(id(tensor), (None, None))
+        return note if reference is not None and reference() is tensor else None
+
+    def set(self, tensor: Tensor, note: Any) -> None:
+        self._notes[id(tensor)] = (weakref.ref(tensor), note)
+
+
+class Recorder(TorchFunctionMode):
+    """Notes every call of `F.interpolate`, by whose forward it is made and what its result meets.
+
+    Attributes:
+        runs: the forwards of the modules that were run, in the order of their beginnings.
+        calls: the calls of `F.interpolate`.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.names = {id(module): name for name, module in reversed([*model.named_modules()])}
+        self.runs: list[Running] = []
+        self.calls: list[Call] = []
+        self._stack: list[Running] = []
+        self._moment = 0
+        self._upsampled = _Notes()  # result, or what was made of it -> its calls
+        self._same = _Notes()  # result of a call that does not enlarge -> its input
+
+    def watch(self, module: nn.Module) -> None:
+        """Note the forwards and outputs of ``module`` until its ``__dict__`` is restored."""
+        name = self.names[id(module)]
+        original = module.forward
+
+        @functools.wraps(original)
+        def forward(*args, **kwargs):
+            running = Running(name, module, args, kwargs)
+            self.runs.append(running)
+            self._stack.append(running)
+            try:
+                result = original(*args, **kwargs)
+            finally:
+                self._stack.pop()
+            running.finish(result)
+            return result
+
+        def note_output(module, args, output):
+            if isinstance(output, Tensor):
+                self._moment += 1
+                for running in self._stack:
+                    entry = (self._moment, weakref.ref(output), output.shape)
+                    running.outputs.setdefault(name, []).append(entry)
+
+        module.__dict__["forward"] = forward
+        module.__dict__["_forward_hooks"] = module._forward_hooks.copy()
+        module.register_forward_hook(note_output)
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        result = function(*args, **kwargs)
+        if any(isinstance(running.module, Upsampler) for running in self._stack):
+            return result
+        if function is F.interpolate:
+            self._note_call(result, _SIGNATURE.bind(*args, **kwargs))
+        elif isinstance(result, Tensor):
+            self._follow(getattr(function, "__name__", ""), (args, kwargs), result)
+        return result
+
+    def finish(self, output: Any) -> None:
+        """Note what the model returned."""
+        returned = [tensor for _, tensor in _tensors(output)]
+        for call in self.calls:
+            call.is_output = any(call.result() is tensor for tensor in returned)
+
+    def _note_call(self, result: Tensor, bound: inspect.BoundArguments) -> None:
+        bound.apply_defaults()
+        x = bound.arguments["input"]
+        self._moment += 1
+        call = Call(
+            moment=self._moment,
+            stack=tuple(self._stack),
+            number=len(self._stack[-1].calls) if self._stack else 0,
+            source=x.shape,
+            target=result.shape,
+            mode=bound.arguments["mode"],
+            align_corners=bool(bound.arguments["align_corners"]),
+            dtype=x.dtype,
+            device=x.device,
+            input=weakref.ref(x),
+            result=weakref.ref(result),
+        )
+        self.calls.append(call)
+        if self._stack:
+            self._stack[-1].calls.append(call)
+        self._upsampled.set(result, {call, *(self._upsampled.get(x) or ())})
+        if x.shape == result.shape:
+            self._same.set(result, x)
+
+    def _follow(self, function: str, arguments: tuple, result: Tensor) -> None:
+        tensors = [tensor for _, tensor in _tensors(arguments)]
+        for call in {call for t in tensors for call in self._upsampled.get(t) or ()}:
+            size = call.target[2:]
+            if function in JOINS:
+                partners = [
+                    tensor
+                    for tensor in tensors
+                    if tensor.shape[2:] == size and call not in (self._upsampled.get(tensor) or ())
+                ]
+                if partners and not call.joined:
+                    call.joined = True
+                    call.guide = self._guide_among(call, partners)
+            elif result.shape[2:] == size:
+                self._upsampled.set(result, {call, *(self._upsampled.get(result) or ())})
+
+    def _guide_among(self, call: Call, partners: list[Tensor]) -> Guide | None:
+        """The guide that is found in the innermost of the forwards around ``call``."""
+        partners = [self._same.get(t) if self._same.get(t) is not None else t for t in partners]
+        for running in reversed(call.stack):
+            for partner in partners:
+                for path, tensor in running.inputs:
+                    if tensor() is partner:
+                        return Guide(running.name, path, None, partner.shape[1])
+                outputs = {name: running.last_output(name, call.moment) for name in running.outputs}
+                names = [
+                    (output[0], name)
+                    for name, output in outputs.items()
+                    if output is not None and output[1]() is partner
+                ]
+                if names:  # of modules inside each other the outermost, which ends last
+                    return Guide(running.name, None, max(names)[1], partner.shape[1])
+        return None
+
+
+def record(
+    model: nn.Module, example: Tensor, forward: Callable[[nn.Module, Tensor], Any] | None
+) -> list[Recorder]:
+    """What a model does with ``example``, and with images of about 1.5 times its size.
+
+    Raises:
+        InvalidType, InvalidValue: ``example`` is not images, or the model does not take it.
+    """
+    if not isinstance(example, Tensor):
+        raise InvalidType(
+            "example must be a torch.Tensor, an image batch (B, C, H, W), got "
+            f"{type(example).__name__}"
+        )
+    if example.dim() != 4 or not all(example.shape) or not example.is_floating_point():
+        raise InvalidValue(
+            "example must be an image batch (B, C, H, W) of floating-point values, got "
+            f"{tuple(example.shape)} of {example.dtype}"
+        )
+    like = next((p for p in model.parameters() if p.is_floating_point()), example)
+    example = example.detach().to(like.device, like.dtype)
+    recorders = []
+    for size in (example.shape[2:], _larger(example.shape[2:])):
+        images = example
+        if size != example.shape[2:]:
+            images = F.interpolate(example, size=size, mode="nearest")
+        recorders.append(_run(model, images, forward))
+    return recorders
+
+
+def _larger(size: tuple[int, int]) -> torch.Size:
+    """About 1.5 times ``size``, and a multiple of what ``size`` is a multiple of, up to 64."""
+    steps = [math.gcd(side, LARGEST_STRIDE) for side in size]
+    return torch.Size(math.ceil(1.5 * n / step) * step for n, step in zip(size, steps, strict=True))
+
+
+def _run(model: nn.Module, images: Tensor, forward: Callable | None) -> Recorder:
+    recorder = Recorder(model)
+    with _untouched(model), torch.no_grad():
+        model.eval()
+        for module in model.modules():
+            recorder.watch(module)
+        try:
+            with recorder:
+                output = model(images) if forward is None else forward(model, images)
+        except Exception as error:
+            call = "model(images)" if forward is None else "forward(model, images)"
+            raise InvalidValue(
+                f"{call} failed with images of {tuple(images.shape)}, made of example "
+                f"({type(error).__name__}: {error}); give an example that the model takes, also at "
+                "1.5 times its size, and where it takes more than images a function "
+                "forward=lambda model, images: ..."
+            ) from error
+        recorder.finish(output)
+    return recorder
+
+
+@contextlib.contextmanager
+def _untouched(model: nn.Module) -> Iterator[None]:
+    """Afterwards modules, buffers and random numbers are as they were before."""
+    before = []
+    for module in model.modules():
+        members = [module._parameters, module._buffers, module._modules]
+        values = [(b, b.detach().clone()) for b in module._buffers.values() if b is not None]
+        before.append((module, module.__dict__.copy(), [(m, m.copy()) for m in members], values))
+    devices = {p.device for p in model.parameters() if p.device.type == "cuda"}
+    python = random.getstate()
+    with torch.random.fork_rng([device.index for device in devices]):
+        try:
+            yield
+        finally:
+            random.setstate(python)
+            for module, attributes, members, values in before:
+                module.__dict__.clear()
+                module.__dict__.update(attributes)
+                for member, entries in members:
+                    member.clear()
+                    member.update(entries)
+                with torch.no_grad():
+                    for buffer, value in values:
+                        buffer.copy_(value)
+
+
+def _tensors(values: Any, path: tuple = ()) -> Iterator[tuple[tuple, Tensor]]:
+    """The tensors in nested sequences, mappings and dataclasses, each with the keys to it."""
+    if isinstance(values, Tensor):
+        yield path, values
+    elif isinstance(values, Mapping):
+        for key, value in values.items():
+            yield from _tensors(value, (*path, key))
+    elif isinstance(values, (list, tuple)):
+        for number, value in enumerate(values):
+            yield from _tensors(value, (*path, number))
+    elif is_dataclass(values) and not isinstance(values, type):
+        for entry in fields(values):
+            yield from _tensors(getattr(values, entry.name), (*path, entry.name))

@@ -1,0 +1,249 @@
+"""What a swapped model runs: calls of `F.interpolate` that lead to upsamplers, and their guides.
+
+A module whose `forward` calls `F.interpolate` gets a subclass of its class (as FSDP2 and
+`torch.nn.utils.parametrize` do), so that names, methods and `isinstance` stay. The subclass notes
+each running forward in a `Frame`, on a stack that every thread has for itself; frames live as long
+as their forward, and nothing else is remembered between modules.
+"""
+
+from __future__ import annotations
+
+import copyreg
+import functools
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from mmdysample.errors import InvalidValue
+from mmdysample.upsamplers.base import Upsampler
+
+CHILD = "upsampling"
+"""Name of the child that holds the upsamplers of a module's calls, by their number."""
+
+
+@dataclass
+class Plan:
+    """What is to be done while a module's forward runs.
+
+    Attributes:
+        module: its name in the model.
+        calls: how many calls of `F.interpolate` its forward makes itself.
+        swapped: numbers of those that lead to `upsampling.<number>`.
+        input_guides: site -> where among the arguments of this forward its guide is, as keys that
+            lead from ``(args, kwargs)`` to it.
+        output_guides: sites whose guide is what a module inside this forward returns.
+    """
+
+    module: str
+    calls: int = 0
+    swapped: tuple[int, ...] = ()
+    input_guides: dict[str, tuple] = field(default_factory=dict)
+    output_guides: set[str] = field(default_factory=set)
+
+
+class Frame:
+    """One running forward of a module: how far it is, and the guides that it has met."""
+
+    def __init__(self, owner: nn.Module, args: tuple, kwargs: dict) -> None:
+        self.owner = owner
+        self.plan: Plan = owner._upsampling_plan
+        self.calls = 0
+        self.differentiates = torch.is_grad_enabled()
+        self.guides: dict[str, Tensor] = {}
+        for site, path in self.plan.input_guides.items():
+            value = value_at((args, kwargs), path)
+            if value is not None:
+                self.guides[site] = value
+
+    def interpolate(self, *args, **kwargs) -> Tensor:
+        """`F.interpolate`, or the upsampler that is in the place of this call."""
+        number = self.calls
+        self.calls += 1
+        if number not in self.plan.swapped:
+            return F.interpolate(*args, **kwargs)
+        if self.differentiates and not torch.is_grad_enabled():
+            raise InvalidValue(
+                f"{self.plan.module} calls F.interpolate where no gradient is recorded, as "
+                "reentrant activation checkpointing does; checkpoint the whole module, or leave "
+                "this site out of targets"
+            )
+        return self._upsample(number, *args, **kwargs)
+
+    def _upsample(
+        self,
+        number: int,
+        input: Tensor,
+        size: int | Sequence[int] | None = None,
+        scale_factor: float | None = None,  # the dry run saw what it comes to
+        *args,
+        **kwargs,
+    ) -> Tensor:
+        if isinstance(size, int):
+            size = (size, size)
+        try:
+            return getattr(self.owner, CHILD)[str(number)](input, size=size)
+        except InvalidValue as error:
+            raise InvalidValue(
+                f"{self.plan.module} calls F.interpolate (call {number}) as it did not with the "
+                f"example: {error}"
+            ) from error
+
+    def check_calls(self) -> None:
+        """InvalidValue unless the forward that ends has made the calls of the dry run."""
+        if self.plan.swapped and self.calls != self.plan.calls:
+            raise InvalidValue(
+                f"{self.plan.module} called F.interpolate {self.calls} times, but "
+                f"{self.plan.calls} times with the example, so it is not known which upsampler "
+                "stands for which call; swap with an example and forward= that take this path, "
+                f"or leave {self.plan.module} out of targets"
+            )
+
+
+class _Frames(threading.local):
+    def __init__(self) -> None:
+        self.stack: list[Frame] = []
+
+
+_frames = _Frames()
+
+
+class _Redirect(TorchFunctionMode):
+    """Leads the calls of `F.interpolate` that ``frame``'s own forward makes to it."""
+
+    def __init__(self, frame: Frame) -> None:
+        super().__init__()
+        self.frame = frame
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        if function is F.interpolate and _frames.stack[-1] is self.frame:
+            return self.frame.interpolate(*args, **(kwargs or {}))
+        return function(*args, **(kwargs or {}))
+
+
+class _Swapped(nn.Module):
+    """What the subclasses that `swapped_class` makes have in common."""
+
+    _upsampling_plan: Plan | None = None
+
+    def forward(self, *args, **kwargs):
+        if self._upsampling_plan is None:
+            return super().forward(*args, **kwargs)
+        frame = Frame(self, args, kwargs)
+        _frames.stack.append(frame)
+        try:
+            if frame.plan.swapped:
+                with _Redirect(frame):
+                    result = super().forward(*args, **kwargs)
+            else:
+                result = super().forward(*args, **kwargs)
+        finally:
+            _frames.stack.pop()
+        frame.check_calls()
+        return result
+
+    def __reduce_ex__(self, protocol):
+        # Pickle finds the model's own class by its name, and not this one.
+        make, arguments, *rest = super().__reduce_ex__(protocol)
+        if make is copyreg.__newobj__:
+            make, arguments = _make, (type(self).__bases__[1], *arguments[1:])
+        return (make, arguments, *rest)
+
+
+class _Initialized(_Swapped):
+    """For models with mmengine's `init_weights`, which initializes layers by their classes."""
+
+    def init_weights(self, *args, **kwargs) -> None:
+        """The model's own, then each upsampler's."""
+        done = getattr(self, "is_init", False)
+        super().init_weights(*args, **kwargs)
+        init_cfg = getattr(self, "init_cfg", None)
+        loaded = isinstance(init_cfg, Mapping) and init_cfg.get("type") == "Pretrained"
+        if not done and not loaded:
+            for module in self.modules():
+                if isinstance(module, Upsampler):
+                    module.init_weights()
+
+
+@functools.cache
+def swapped_class(cls: type[nn.Module]) -> type[nn.Module]:
+    """The subclass of ``cls`` that modules in a swapped model get."""
+    base = _Initialized if hasattr(cls, "init_weights") else _Swapped
+    return type(cls)(f"Upsampled{cls.__name__}", (base, cls), {"__module__": cls.__module__})
+
+
+def _make(cls: type[nn.Module], *arguments) -> nn.Module:
+    cls = swapped_class(cls)
+    return cls.__new__(cls, *arguments)
+
+
+def is_swapped(module: nn.Module) -> bool:
+    """Whether `swap_upsampling` has given this module its class."""
+    return isinstance(module, _Swapped)
+
+
+class UpsamplersByWidth(nn.ModuleDict):
+    """In the place of one upsampling that is called with several numbers of channels."""
+
+    def forward(self, x: Tensor, size: Sequence[int] | None = None) -> Tensor:
+        width = str(x.shape[1])
+        if width not in self:
+            raise InvalidValue(
+                f"a map of {width} channels, where those of the example had {' or '.join(self)}"
+            )
+        chosen = self[width]
+        return chosen(x, size=size) if isinstance(chosen, Upsampler) else chosen(x)
+
+
+class RememberGuide:
+    """Forward hook of a module whose output is the guide of ``site``."""
+
+    def __init__(self, site: str) -> None:
+        self.site = site
+
+    def __call__(self, module: nn.Module, args: tuple, output: Any) -> None:
+        for frame in reversed(_frames.stack):
+            if self.site in frame.plan.output_guides:
+                if frame.differentiates and not torch.is_grad_enabled():
+                    raise InvalidValue(
+                        f"the guide of {self.site} is computed where no gradient is recorded, as "
+                        "reentrant activation checkpointing does; checkpoint with "
+                        "use_reentrant=False, or name another module in guides"
+                    )
+                frame.guides[self.site] = output
+                return
+
+
+class TakeGuide:
+    """Forward pre-hook of a guided upsampler: adds the guide of the running forward."""
+
+    def __init__(self, site: str) -> None:
+        self.site = site
+
+    def __call__(self, module: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
+        for frame in reversed(_frames.stack):
+            if self.site in frame.guides:
+                return args, {**kwargs, "guide": frame.guides[self.site]}
+            if self.site in frame.plan.input_guides or self.site in frame.plan.output_guides:
+                break
+        raise InvalidValue(
+            f"{self.site} has met no guide: the module that computes it has not run in this "
+            "forward (where activations are checkpointed, both must be in one checkpoint)"
+        )
+
+
+def value_at(values: Any, path: Sequence) -> Any:
+    """What lies at the end of ``path`` in nested sequences and mappings; None if there is none."""
+    for key in path:
+        if isinstance(values, Mapping):
+            values = values.get(key)
+        elif isinstance(values, (list, tuple)) and isinstance(key, int):
+            values = values[key] if key < len(values) else None
+        else:
+            values = getattr(values, str(key), None)
+    return values
