@@ -9,17 +9,22 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import faulthandler
 import functools
 import gc
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
+import time
 import traceback
 from pathlib import Path
 from typing import NamedTuple
 
+LIMIT = 600.0
+"""Seconds after which a call that does not end is ended; its stderr says where each thread was."""
 ROOT = Path(__file__).resolve().parents[2]
 TRAIN = ROOT / "tools" / "train.py"
 TEST = ROOT / "tools" / "test.py"
@@ -58,9 +63,9 @@ class Zygote:
         order = dict(argv=[str(a) for a in arguments], cwd=str(cwd), env=env or {})
         return self._ask(order)["pid"]
 
-    def wait(self, pid: int) -> Result:
-        """Wait for the end of a call."""
-        return Result(**self._ask(dict(wait=pid)))
+    def wait(self, pid: int, limit: float = LIMIT) -> Result:
+        """Wait for the end of a call, for ``limit`` seconds at most."""
+        return Result(**self._ask(dict(wait=pid, limit=limit)))
 
     def run(self, *arguments: object, cwd: Path, env: dict | None = None) -> Result:
         """Call a script: ``run(TRAIN, 'config.py', '--amp', cwd=...)``."""
@@ -103,7 +108,7 @@ def _serve() -> None:
         order = json.loads(line)
         if "wait" in order:
             pid = order["wait"]
-            status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+            status = _wait(pid, order["limit"])
             texts = [Path(path).read_text() for path in outputs[pid]]
             for path in outputs.pop(pid):
                 os.unlink(path)
@@ -119,6 +124,20 @@ def _serve() -> None:
         answers.flush()
 
 
+def _wait(pid: int, limit: float) -> int:
+    """The exit status of a call, which ends in time or is ended with its worker processes."""
+    start = time.monotonic()
+    while time.monotonic() < start + limit:
+        ended, status = os.waitpid(pid, os.WNOHANG)
+        if ended:
+            return os.waitstatus_to_exitcode(status)
+        time.sleep(0.005)
+    os.killpg(pid, signal.SIGUSR1)  # where is each thread?
+    time.sleep(1)
+    os.killpg(pid, signal.SIGKILL)
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
 def _become(order: dict, files: list[str]) -> None:
     import runpy
 
@@ -127,6 +146,7 @@ def _become(order: dict, files: list[str]) -> None:
         mode = os.O_RDONLY if descriptor == 0 else os.O_WRONLY
         os.dup2(os.open(path, mode), descriptor)
     sys.stdin, sys.stdout, sys.stderr = os.fdopen(0), os.fdopen(1, "w"), os.fdopen(2, "w")
+    faulthandler.register(signal.SIGUSR1, sys.stderr)
     status = 1
     try:
         os.chdir(order["cwd"])

@@ -21,8 +21,10 @@ pytest.importorskip("mmseg", reason="needs mmseg: bash tools/setup_env.sh instal
 from mmdysample.engine.checkpoint import load_checkpoint_file
 from tests.engine.accidents import accident
 from tests.engine.toy import write_config
-from tests.engine.zygote import ROOT, TEST, TRAIN, Result
+from tests.engine.zygote import LIMIT, ROOT, TEST, TRAIN, Result
 
+# A process of a group has threads: to fork it, for a worker of the data loader, can deadlock.
+NO_WORKERS = "train_dataloader.update(num_workers=0, persistent_workers=False)\n"
 # Statistics of a batch and what a model draws differ between one process and two by nature; the
 # data's augmentation does not.
 COMPARABLE = """
@@ -62,6 +64,7 @@ def call(script: str, *arguments: object, cwd: Path, **variables: str):
         env=environment,
         capture_output=True,
         text=True,
+        timeout=LIMIT,
     )
 
 
@@ -96,7 +99,7 @@ def run_well(*arguments, **settings) -> str:
 def two_processes(tmp_path_factory, toy_data, zygote):
     """A directory with ``config.py`` and the work dir of two processes with two samples each."""
     directory = tmp_path_factory.mktemp("dist")
-    write_config("segmentor", toy_data, directory / "config.py", COMPARABLE)
+    write_config("segmentor", toy_data, directory / "config.py", COMPARABLE + NO_WORKERS)
     (directory / "threads_at_exit.py").write_text(THREADS_AT_EXIT)
     run_well(zygote, 2, TRAIN, "config.py", "--work-dir", "two", cwd=directory)
     return directory
@@ -156,7 +159,8 @@ def test_test_equals_one_process(two_processes, zygote):
 def test_detector(toy_data, zygote, tmp_path):
     """Trained by two processes; what two find in the images is what one finds."""
     # On a GPU it would make SyncBatchNorm of the backbone's BatchNorm.
-    write_config("detector", toy_data, tmp_path / "config.py", 'sync_bn = "torch"\n')
+    extra = 'sync_bn = "torch"\n' + NO_WORKERS
+    write_config("detector", toy_data, tmp_path / "config.py", extra)
     train = ("--work-dir", "w", "--cfg-options", "train_cfg.max_epochs=1")
     run_well(zygote, 2, TRAIN, "config.py", *train, cwd=tmp_path)
     # 6 images, 3 for each process, in batches of 2.
