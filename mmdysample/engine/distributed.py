@@ -93,5 +93,17 @@ def leave_process_group() -> None:
     """
     if distributed.is_initialized():
         distributed.destroy_process_group()
-        # The threads end with the last reference, and runner, hooks and model refer to each other.
-        gc.collect()
+        end_threads_of_gloo()
+
+
+def end_threads_of_gloo(seconds: float = 0.2) -> None:
+    """Delete process groups that nothing but cycles of references holds, and so end their threads.
+
+    A thread whose operation is done lets go of the tensors. For that it needs the interpreter, and
+    it holds a lock that deleting the group needs too: if this thread held the interpreter then, and
+    waited for the lock, both would wait for ever. It sleeps first, which leaves the interpreter to
+    those that wait for it.
+    """
+    time.sleep(seconds)
+    # Runner, hooks and model, which holds the group, refer to each other.
+    gc.collect()

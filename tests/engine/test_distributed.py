@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import select
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -18,6 +20,7 @@ from mmengine.config import Config
 
 from mmdysample.engine.distributed import (
     check_launcher,
+    end_threads_of_gloo,
     end_with_launcher,
     is_first_process,
     start_on_cpu,
@@ -153,3 +156,34 @@ def test_no_thread_of_a_process_group_is_left(tmp_path):
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
     done = subprocess.run(call, env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
+
+
+def test_threads_get_the_interpreter_before_a_group_is_deleted():
+    """Else a thread of gloo that needs it to let go of a tensor, and this one, wait for ever."""
+    events: list[str] = []
+    done = threading.Lock()
+    done.acquire()
+
+    def let_go() -> None:
+        with done:
+            events.append("a thread has let go of its tensor")
+
+    def collecting(phase: str, info: dict) -> None:
+        events.append(f"collection: {phase}")
+
+    thread = threading.Thread(target=let_go)
+    thread.start()
+    interval = sys.getswitchinterval()
+    gc.disable()
+    gc.callbacks.append(collecting)
+    try:
+        sys.setswitchinterval(100)
+        done.release()
+        end_threads_of_gloo()
+    finally:
+        sys.setswitchinterval(interval)
+        gc.enable()
+        gc.callbacks.remove(collecting)
+        thread.join()
+    assert events[0] == "a thread has let go of its tensor"
+    assert events[-1] == "collection: stop"

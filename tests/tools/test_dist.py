@@ -23,8 +23,6 @@ from tests.engine.accidents import accident
 from tests.engine.toy import write_config
 from tests.engine.zygote import LIMIT, ROOT, TEST, TRAIN, Result
 
-# A process of a group has threads: to fork it, for a worker of the data loader, can deadlock.
-NO_WORKERS = "train_dataloader.update(num_workers=0, persistent_workers=False)\n"
 # Statistics of a batch and what a model draws differ between one process and two by nature; the
 # data's augmentation does not.
 COMPARABLE = """
@@ -99,7 +97,7 @@ def run_well(*arguments, **settings) -> str:
 def two_processes(tmp_path_factory, toy_data, zygote):
     """A directory with ``config.py`` and the work dir of two processes with two samples each."""
     directory = tmp_path_factory.mktemp("dist")
-    write_config("segmentor", toy_data, directory / "config.py", COMPARABLE + NO_WORKERS)
+    write_config("segmentor", toy_data, directory / "config.py", COMPARABLE)
     (directory / "threads_at_exit.py").write_text(THREADS_AT_EXIT)
     run_well(zygote, 2, TRAIN, "config.py", "--work-dir", "two", cwd=directory)
     return directory
@@ -159,8 +157,7 @@ def test_test_equals_one_process(two_processes, zygote):
 def test_detector(toy_data, zygote, tmp_path):
     """Trained by two processes; what two find in the images is what one finds."""
     # On a GPU it would make SyncBatchNorm of the backbone's BatchNorm.
-    extra = 'sync_bn = "torch"\n' + NO_WORKERS
-    write_config("detector", toy_data, tmp_path / "config.py", extra)
+    write_config("detector", toy_data, tmp_path / "config.py", 'sync_bn = "torch"\n')
     train = ("--work-dir", "w", "--cfg-options", "train_cfg.max_epochs=1")
     run_well(zygote, 2, TRAIN, "config.py", *train, cwd=tmp_path)
     # 6 images, 3 for each process, in batches of 2.

@@ -18,7 +18,7 @@ from mmdysample.engine.checkpoint import load_checkpoint_file
 from tests.engine.accidents import accident
 from tests.engine.zygote import ROOT, TEST, TRAIN, shared_zygote
 from tests.mmseg.matting.toy import draw_data
-from tests.tools.test_dist import NO_WORKERS, run, run_well
+from tests.tools.test_dist import run, run_well
 
 LAST = "iter_4.pth"
 TINY = f"""
@@ -117,10 +117,8 @@ def test_killed_and_resumed_equals_unkilled(directory):
 @pytest.mark.slow
 def test_two_processes_equal_one_and_go_on_after_a_kill(directory):
     zygote = shared_zygote()
-    plain = write(directory / "comparable.py", COMPARABLE + NO_WORKERS)
-    lethal = write(
-        directory / "lethal_two.py", COMPARABLE + NO_WORKERS + accident(iteration=3, rank=1)
-    )
+    plain = write(directory / "comparable.py", COMPARABLE)
+    lethal = write(directory / "lethal_two.py", COMPARABLE + accident(iteration=3, rank=1))
     run_well(zygote, 2, TRAIN, plain, "--work-dir", "two", cwd=directory)
     options = ("--work-dir", "one", "--cfg-options", "train_dataloader.batch_size=4")
     run_well(zygote, 1, TRAIN, plain, *options, cwd=directory)
@@ -130,7 +128,7 @@ def test_two_processes_equal_one_and_go_on_after_a_kill(directory):
         torch.testing.assert_close(one[name], two[name], rtol=1e-4, atol=1e-6, msg=name)
 
     draw_data(directory / "toy", 3)
-    odd = write(directory / "odd.py", COMPARABLE + NO_WORKERS + ODD)
+    odd = write(directory / "odd.py", COMPARABLE + ODD)
     tested = {}
     for processes, name in ((1, "alone"), (2, "together")):
         options = ("--work-dir", f"tested_{name}", "--out", f"alphas_{name}")
