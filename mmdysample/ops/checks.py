@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from numbers import Integral
+from numbers import Integral, Real
 from typing import NamedTuple
 
 import torch
@@ -64,7 +64,7 @@ def finite_number(
 
     TypeError or ValueError naming ``name`` and what is ``accepted`` otherwise.
     """
-    if isinstance(value, bool) or not isinstance(value, int | float):
+    if isinstance(value, bool) or not isinstance(value, Real):
         raise InvalidType(f"{name} must be {accepted}, got {value!r}")
     if not (math.isfinite(value) and value > above and least <= value <= most):
         raise InvalidValue(f"{name} must be {accepted}, got {value!r}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from mmdysample.errors import InvalidType, InvalidValue
 from mmdysample.ops.checks import as_integer, positive_int
-from mmdysample.registry import did_you_mean
+from mmdysample.registry import did_you_mean, get_upsampler, list_upsamplers
 from mmdysample.state_dict import rename_prefix
 
 
@@ -36,11 +36,14 @@ class Upsampler(nn.Module, ABC):
             interpolations do.
         published_names: beginning of a parameter's name in its authors' module -> the name here.
             State dicts with either load.
+        starts_as: mode of ``F.interpolate`` -> constructor arguments with which the upsampler
+            computes the same until it is trained; see :meth:`preserving`.
     """
 
     guided: ClassVar[bool] = False
     any_size: ClassVar[bool] = False
     published_names: ClassVar[Mapping[str, str]] = {}
+    starts_as: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
 
     def __new__(cls, *args, **kwargs):
         # Here, and not in `__init__`, so that the sentence is the same whichever registry built us.
@@ -65,6 +68,27 @@ class Upsampler(nn.Module, ABC):
         if guide_channels is None:
             guide_channels = in_channels
         self.guide_channels = positive_int("guide_channels", guide_channels)
+
+    @classmethod
+    def preserving(cls, mode: str) -> dict[str, Any]:
+        """Constructor arguments with which this upsampler starts as an interpolation.
+
+        Put in the place of that interpolation, it leaves a model's results as they were until it is
+        trained.
+
+        Args:
+            mode: 'nearest' or 'bilinear' (with ``align_corners=False``) of ``F.interpolate``.
+
+        Raises:
+            ValueError: this upsampler cannot start so.
+        """
+        if mode not in cls.starts_as:
+            able = [name for name in list_upsamplers() if _starts_as(get_upsampler(name), mode)]
+            raise InvalidValue(
+                f"{cls.__name__} cannot start as {mode!r} interpolation; "
+                f"{', '.join(able) or 'no upsampler'} can"
+            )
+        return dict(cls.starts_as[mode])
 
     @abstractmethod
     def upsample(self, x: Tensor, guide: Tensor | None, size: tuple[int, int]) -> Tensor:
@@ -253,6 +277,10 @@ def one_of(name: str, value: str, accepted: Sequence[str]) -> str:
     if value not in accepted:
         raise InvalidValue(f"{name} must be one of {', '.join(map(repr, accepted))}, got {value!r}")
     return value
+
+
+def _starts_as(cls: type[nn.Module], mode: str) -> bool:
+    return mode in getattr(cls, "starts_as", ())  # a registered class may be of another base
 
 
 def _fit(x: Tensor, size: tuple[int, int]) -> Tensor:

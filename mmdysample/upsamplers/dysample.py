@@ -8,13 +8,14 @@ from __future__ import annotations
 import math
 from functools import partial
 from numbers import Real
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from mmdysample.errors import InvalidType, InvalidValue
 from mmdysample.ops import point_sample
-from mmdysample.ops.checks import positive_int
+from mmdysample.ops.checks import finite_number, positive_int
 from mmdysample.ops.precision import float32_or_more
 from mmdysample.registry import register_upsampler
 from mmdysample.upsamplers.base import Upsampler, one_of
@@ -22,7 +23,7 @@ from mmdysample.upsamplers.layers import Conv2d, pixel_shuffle
 
 STYLES = ("lp", "pl")
 INITIAL_POSITIONS = ("bilinear", "nearest")
-OFFSET_STD = 0.001  # of the initial weights
+INITIAL_STD = 0.001
 POSITION_ROUNDING = 2**-9  # of positions up to 1/2 in bfloat16, with a margin
 
 
@@ -51,10 +52,16 @@ class DySample(Upsampler):
             with ``dyscope``, whose sigmoid starts at one half.
         initial_position: where points lie at zero offset (Table 1): 'bilinear' at the sub-pixel
             centers, 'nearest' at the pixel center.
+        initial_std: standard deviation of the initial weights of the offsets, >= 0. With 0 the
+            offsets start at zero: the result is that interpolation until the upsampler is trained.
         guide_channels: accepted as every upsampler does; not used.
 
     Weights without biases: 2*g*s*s*C for 'lp', 2*g*C/(s*s) for 'pl'; doubled by ``dyscope``.
     """
+
+    starts_as: ClassVar = {
+        mode: dict(initial_position=mode, initial_std=0.0) for mode in INITIAL_POSITIONS
+    }
 
     def __init__(
         self,
@@ -66,6 +73,7 @@ class DySample(Upsampler):
         *,
         scope_factor: float | None = None,
         initial_position: str = "bilinear",
+        initial_std: float = INITIAL_STD,
         guide_channels: int | None = None,
     ) -> None:
         super().__init__(in_channels, scale_factor, guide_channels=guide_channels)
@@ -81,6 +89,8 @@ class DySample(Upsampler):
             raise InvalidValue(f"scope_factor must be a number > 0 or None, got {scope_factor!r}")
         self.scope_factor = float(scope_factor)
         self.initial_position = one_of("initial_position", initial_position, INITIAL_POSITIONS)
+        accepted = "a finite number >= 0"
+        self.initial_std = float(finite_number("initial_std", initial_std, accepted, least=0))
 
         # What one 1x1 projection sees and makes: a pixel ('lp') or one of its sub-pixels ('pl').
         c, g, parts = self.in_channels, self.groups, self.scale_factor**2
@@ -88,18 +98,23 @@ class DySample(Upsampler):
             needs = f"groups={g}" + (f" and by scale_factor^2={parts}" if style == "pl" else "")
             raise InvalidValue(f"in_channels must be divisible by {needs}, got {c}")
         projection = (c, 2 * g * parts) if style == "lp" else (c // parts, 2 * g)
-        self.offset = Conv2d(*projection, 1, init=partial(nn.init.normal_, std=OFFSET_STD))
+        self.offset = Conv2d(*projection, 1, init=partial(nn.init.normal_, std=self.initial_std))
         if dyscope:
             self.scope = Conv2d(*projection, 1, bias=False, init=nn.init.zeros_)
         self.register_buffer("init_pos", self._initial_positions())
 
     def init_weights(self) -> None:
-        """Start close to the initial positions.
+        """Start close to the initial positions, or exactly there with ``initial_std=0``.
 
-        The weights of the offsets are normal with a standard deviation of 0.001 and a dynamic scope
-        starts at one half, so the offsets of a pixel are normal with 0.25 * 0.001 * |x| input
-        pixels, |x| being the Euclidean norm of the channels that their projection sees: all C of
-        the pixel for 'lp', C/(s*s) for 'pl'. (0.25 is the default factor, static or dynamic.)
+        The weights of the offsets are normal with a standard deviation of ``initial_std`` and a
+        dynamic scope starts at one half, so the offsets of a pixel are normal with 0.25 *
+        ``initial_std`` * |x| input pixels, |x| being the Euclidean norm of the channels that their
+        projection sees: all C of the pixel for 'lp', C/(s*s) for 'pl'. (0.25 is the default factor,
+        static or dynamic.)
+
+        Weights of zero are trained as others are: their gradient is ``x`` times that of the
+        offsets. Those of a dynamic scope, which multiplies offsets of zero, get none at the first
+        step and begin at the second.
         """
         super().init_weights()
         self.init_pos.copy_(self._initial_positions(self.init_pos.device))
@@ -202,6 +217,7 @@ class DySample(Upsampler):
             f"{super().extra_repr()}, style={self.style!r}, groups={self.groups}, "
             f"dyscope={self.dyscope}, scope_factor={self.scope_factor}, "
             f"initial_position={self.initial_position!r}"
+            + (f", initial_std={self.initial_std}" if self.initial_std != INITIAL_STD else "")
         )
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -20,6 +22,8 @@ class _Interpolation(Upsampler):
 class Nearest(_Interpolation):
     """Nearest-neighbor interpolation."""
 
+    starts_as: ClassVar = {"nearest": {}}
+
     def upsample(self, x: Tensor, guide: None, size: tuple[int, int]) -> Tensor:
         return F.interpolate(x, size=size, mode="nearest")
 
@@ -36,6 +40,8 @@ class Bilinear(_Interpolation):
             ``F.interpolate``; some depth estimators do so.
         in_channels, scale_factor, guide_channels: as for every `Upsampler`.
     """
+
+    starts_as: ClassVar = {"bilinear": dict(align_corners=False)}
 
     def __init__(
         self,

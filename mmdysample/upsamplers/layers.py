@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -13,22 +14,28 @@ from mmdysample.ops import precision
 
 
 class _Initialized:
-    """Mixin before a layer of PyTorch: ``init`` sets its initial weights; biases start at zero.
+    """Mixin before a layer of PyTorch: ``init`` sets its weights, ``init_bias`` its bias.
 
     The layer holds its own initialization because FSDP, and whoever else materializes a model from
     the meta device, resets modules one by one, parents before their children.
     """
 
     def __init__(
-        self, *args, init: Callable[[Tensor], Tensor] = nn.init.xavier_uniform_, **kwargs
+        self,
+        *args,
+        init: Callable[[Tensor], Any] = nn.init.xavier_uniform_,
+        init_bias: Callable[[Tensor], Any] = nn.init.zeros_,
+        **kwargs,
     ) -> None:
-        self.init = init  # PyTorch's constructor calls `reset_parameters`
+        # PyTorch's constructor calls `reset_parameters`
+        self.init = init
+        self.init_bias = init_bias
         super().__init__(*args, **kwargs)
 
     def reset_parameters(self) -> None:
         self.init(self.weight)
         if self.bias is not None:
-            nn.init.zeros_(self.bias)
+            self.init_bias(self.bias)
 
 
 class Conv2d(_Initialized, nn.Conv2d):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import functools
 import importlib
 import os
 import subprocess
@@ -21,7 +22,7 @@ ROOT = Path(__file__).parents[2]
 DIRECTORY = ROOT / "tools" / "benchmark"
 SEGFORMER = f"{ROOT}/configs/segformer/segformer_mit-b1_{{}}_8xb2-160k_ade20k-512x512.py"
 PRIMITIVES = ("point_sample", "reassemble", "local_similarity")
-MODULES = ("operations", "measure", "report", "run", "plot", "training_steps")
+MODULES = ("operations", "measure", "report", "run", "plot", "training_steps", "redirected_calls")
 
 
 class Benchmark:
@@ -353,6 +354,75 @@ def test_wrong_arguments_of_training_steps(
     pytest.importorskip("mmseg", reason="needs mmseg: bash tools/setup_env.sh installs it")
     with pytest.raises((SystemExit, UserError)) as stopped:
         benchmark["training_steps"].main(arguments)
+    assert says in capsys.readouterr().err + str(stopped.value)
+
+
+CALLS = {"one-call": 1, "top-down": 3, "segformer-head": 3, "whole-network": 2, "module": 1}
+
+
+@pytest.mark.parametrize(
+    ("mode", "models"),
+    [
+        ("eager", list(CALLS)),
+        ("compiled", ["one-call"]),
+    ],
+)
+def test_redirected_calls_are_compared_with_plain_ones(
+    benchmark, monkeypatch, tmp_path, capsys, mode, models
+):
+    redirected = benchmark["redirected_calls"]
+    small = {name: subject._replace(image=64) for name, subject in redirected.SUBJECTS.items()}
+    monkeypatch.setattr(redirected, "SUBJECTS", small)
+    # without the compiler, whose code the tests of the swap run
+    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="eager"))
+    redirected.main([*models, "--repeats", "2", "--modes", mode, "--out", str(tmp_path)])
+    with (tmp_path / "redirected_calls.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["model"], int(row["calls"])) for row in rows] == [(m, CALLS[m]) for m in models]
+    for row in rows:
+        plain, swapped = float(row["plain_p50_us"]), float(row["swapped_p50_us"])
+        added = (swapped - plain) / int(row["calls"])
+        assert float(row["added_us_per_call"]) == pytest.approx(added, abs=0.2)
+        assert float(row["ratio_p20"]) <= float(row["ratio_p50"]) <= float(row["ratio_p80"])
+        assert row["mode"] == mode and plain > 0
+    assert "added, us" in capsys.readouterr().out
+
+
+def test_redirected_calls_must_compute_what_plain_ones_do(benchmark, monkeypatch):
+    redirected = benchmark["redirected_calls"]
+    subject = redirected.SUBJECTS["one-call"]._replace(upsampler="Bilinear")
+    monkeypatch.setitem(redirected.SUBJECTS, "one-call", subject)
+    with pytest.raises(benchmark["measure"].DisagreementError, match="one-call: the swapped model"):
+        redirected.measure("one-call", "eager", "cpu", 1)
+
+
+def test_redirected_calls_alternate(benchmark):
+    """Who begins changes, so that neither always finds the caches of the other."""
+    order = []
+    runs = {name: (lambda name=name: order.append(name)) for name in ("plain", "swapped")}
+    redirected = benchmark["redirected_calls"]
+    redirected.LEAST_SECONDS = 0
+    taken = redirected.alternate(runs, 3, "cpu")
+    turns = [("plain", "swapped"), ("swapped", "plain"), ("plain", "swapped")]
+    assert order[5:] == [name for turn in turns for name in turn]
+    assert {name: len(times) for name, times in taken.items()} == dict(plain=3, swapped=3)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["fpn"], "unknown model 'fpn'; accepted are one-call, top-down, segformer-head,"),
+        (["--repeats", "0"], "must be an integer >= 1, got '0'"),
+        (["--out", "."], "has redirected_calls.csv already"),
+    ],
+)
+def test_wrong_arguments_of_redirected_calls(
+    benchmark, monkeypatch, capsys, tmp_path, arguments, says
+):
+    (tmp_path / "redirected_calls.csv").write_text("kept")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises((SystemExit, UserError)) as stopped:
+        benchmark["redirected_calls"].main(arguments)
     assert says in capsys.readouterr().err + str(stopped.value)
 
 

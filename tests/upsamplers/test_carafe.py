@@ -74,6 +74,10 @@ def test_kernels_are_float32_in_half_precision(dtype):
         (dict(up_kernel=4), "up_kernel must be an odd integer >= 1, got 4"),
         (dict(encoder_kernel=2), "encoder_kernel must be an odd integer >= 1, got 2"),
         (dict(up_group=3), "in_channels must be divisible by up_group=3, got 8"),
+        (
+            dict(initial_kernel="bilinear"),
+            "initial_kernel must be one of 'average', 'nearest', got 'bilinear'",
+        ),
         (dict(compressed_channels=0), "compressed_channels must be an integer >= 1, got 0"),
     ],
 )

@@ -53,3 +53,10 @@ def test_parameters(cls, weights):
         up = cls(256)
     assert up.conv.weight.numel() == weights
     assert up.conv.bias.numel() == up.conv.out_channels
+
+
+@pytest.mark.parametrize("cls", [Deconv, PixelShuffle])
+def test_kernels_start_at_random_or_as_nearest(cls):
+    message = "initial_kernel must be one of 'random', 'nearest', got 'bilinear'"
+    with pytest.raises(ValueError, match=message):
+        cls(8, initial_kernel="bilinear")

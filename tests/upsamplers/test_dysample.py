@@ -161,10 +161,12 @@ def count_weights(up: nn.Module) -> int:
 
 
 @every_variant
-def test_initial_weights(variant):
-    up = DySample(1024, **VARIANTS[variant])
-    deviation = up.offset.weight.std().item()
-    assert abs(deviation - 0.001) < 0.00005 and abs(up.offset.weight.mean().item()) < 0.00005
+@pytest.mark.parametrize("settings", [{}, dict(initial_std=0.02)], ids=str)
+def test_initial_weights(variant, settings):
+    up = DySample(1024, **VARIANTS[variant], **settings)
+    unit = settings.get("initial_std", 0.001)
+    mean, deviation = up.offset.weight.mean().item(), up.offset.weight.std().item()
+    assert abs(deviation - unit) < 0.05 * unit and abs(mean) < 0.05 * unit
     assert not up.offset.bias.any()
     if up.dyscope:
         assert not up.scope.weight.any() and up.scope.bias is None
@@ -355,6 +357,10 @@ ERRORS = {
     "scope_factor": (dict(scope_factor=0), ValueError, "scope_factor must be a number > 0.*got 0"),
     "scope-text": (dict(scope_factor="1"), ValueError, "scope_factor must be a number > 0.*'1'"),
     "scope-bool": (dict(scope_factor=True), ValueError, "scope_factor must be a number.*True"),
+    "initial_std": (dict(initial_std=-1), ValueError, "initial_std must be a finite n.* -1"),
+    "std-inf": (dict(initial_std=float("inf")), ValueError, "initial_std must be a .* >= 0, .*inf"),
+    "std-text": (dict(initial_std="0"), TypeError, "initial_std must be a finite .* >= 0, .*'0'"),
+    "std-bool": (dict(initial_std=True), TypeError, "initial_std must be a finite .*, got True"),
     "scope-nan": (dict(scope_factor=float("nan")), ValueError, "scope_factor must be a.*nan"),
 }
 
@@ -368,8 +374,10 @@ def test_errors_name_what_is_accepted(name):
 
 def test_numbers_of_numpy_are_numbers():
     np = pytest.importorskip("numpy", reason="needs NumPy: pip install numpy")
-    up = DySample(np.int64(32), groups=np.int32(8), scope_factor=np.float32(0.5))
-    assert repr(up) == repr(DySample(32, groups=8, scope_factor=0.5))
+    settings = dict(scope_factor=0.5, initial_std=0.25)
+    given = {name: np.float32(value) for name, value in settings.items()}
+    up = DySample(np.int64(32), groups=np.int32(8), **given)
+    assert repr(up) == repr(DySample(32, groups=8, **settings))
     assert up(torch.randn(1, 32, 3, 4)).shape == (1, 32, 6, 8)
 
 
