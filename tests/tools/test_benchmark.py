@@ -364,7 +364,7 @@ CALLS = {"one-call": 1, "top-down": 3, "segformer-head": 3, "whole-network": 2, 
     ("mode", "models"),
     [
         ("eager", list(CALLS)),
-        ("compiled", ["one-call"]),
+        pytest.param("compiled", ["one-call"], marks=pytest.mark.slow),
     ],
 )
 def test_redirected_calls_are_compared_with_plain_ones(
