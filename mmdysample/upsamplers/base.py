@@ -73,8 +73,8 @@ class Upsampler(nn.Module, ABC):
     def preserving(cls, mode: str) -> dict[str, Any]:
         """Constructor arguments with which this upsampler starts as an interpolation.
 
-        Put in the place of that interpolation, it leaves a model's results as they were until it is
-        trained.
+        In the place of that interpolation, where the target is exactly s times as large, it leaves
+        a model's results as they were until it is trained. docs/limits.md says how exactly.
 
         Args:
             mode: 'nearest' or 'bilinear' (with ``align_corners=False``) of ``F.interpolate``.
