@@ -158,7 +158,7 @@ def parse_args(arguments: list[str] | None) -> argparse.Namespace:
         help="(eager); compiled is torch.compile(fullgraph=True), which needs a C++ compiler",
     )
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="(cpu)")
-    parser.add_argument("--repeats", type=positive, default=50, help="timed runs of each (50)")
+    parser.add_argument("--repeats", type=positive, default=100, help="timed runs of each (100)")
     parser.add_argument("--threads", type=positive, help="of PyTorch; default: its own choice")
     parser.add_argument("--out", type=Path, metavar="DIR", help=f"write {OUT_FILE} there")
     args = parser.parse_args(arguments)
