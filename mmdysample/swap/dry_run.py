@@ -81,6 +81,7 @@ class Call:
     """A call of `F.interpolate` in a dry run.
 
     Attributes:
+        images: (height, width) of the images of this dry run.
         moment: number of events before it.
         stack: the forwards that were running, outermost first.
         number: how many calls the innermost one had made before.
@@ -90,6 +91,7 @@ class Call:
         is_output: whether the model returned the result.
     """
 
+    images: torch.Size
     moment: int
     stack: tuple[Running, ...]
     number: int
@@ -140,8 +142,9 @@ class Recorder(TorchFunctionMode):
         calls: the calls of `F.interpolate`.
     """
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, images: torch.Size) -> None:
         super().__init__()
+        self.images = images
         self.names = {id(module): name for name, module in reversed([*model.named_modules()])}
         self.runs: list[Running] = []
         self.calls: list[Call] = []
@@ -200,6 +203,7 @@ class Recorder(TorchFunctionMode):
         x = bound.arguments["input"]
         self._moment += 1
         call = Call(
+            images=self.images,
             moment=self._moment,
             stack=tuple(self._stack),
             number=len(self._stack[-1].calls) if self._stack else 0,
@@ -284,13 +288,17 @@ def record(
 
 
 def _larger(size: tuple[int, int]) -> torch.Size:
-    """About 1.5 times ``size``, and a multiple of what ``size`` is a multiple of, up to 64."""
+    """About 1.5 times ``size``, and a multiple of what ``size`` is a multiple of, up to 64.
+
+    Larger by 64 at least: feature maps of any stride up to that are larger, too.
+    """
+    larger = [max(1.5 * side, side + LARGEST_STRIDE) for side in size]
     steps = [math.gcd(side, LARGEST_STRIDE) for side in size]
-    return torch.Size(math.ceil(1.5 * n / step) * step for n, step in zip(size, steps, strict=True))
+    return torch.Size(math.ceil(n / step) * step for n, step in zip(larger, steps, strict=True))
 
 
 def _run(model: nn.Module, images: Tensor, forward: Callable | None) -> Recorder:
-    recorder = Recorder(model)
+    recorder = Recorder(model, images.shape[2:])
     with _untouched(model), torch.no_grad():
         model.eval()
         for module in model.modules():

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
+import torch
 from torch import nn
 
 from mmdysample.swap.dry_run import Call, Guide, Recorder, Running
@@ -196,16 +197,10 @@ def _enlarges(call: Call) -> bool:
 
 def _ratio(calls: Sequence[Call]) -> tuple[int | None, str | None]:
     """The integer ratio that all calls have, or None and what they have instead."""
-    axes = [
-        {(call.source[axis], call.target[axis]) for call in calls}
-        for axis in range(2, len(calls[0].source))
-    ]
-    everywhere = set().union(*axes)
-    # A pooled map has one size, whatever that of the image.
-    pooled = any(
-        abs(one - other) > 2 for axis in axes for i, one in axis for j, other in axis if i == j
-    )
-    if not pooled:
+    everywhere = {
+        pair for call in calls for pair in zip(call.source[2:], call.target[2:], strict=True)
+    }
+    if not _is_pooled(calls):
         fitting = [
             s
             for s in range(2, max(out for _, out in everywhere) + 1)
@@ -219,6 +214,21 @@ def _ratio(calls: Sequence[Call]) -> tuple[int | None, str | None]:
         return None, f"its ratio changes with the image size ({seen})"
     source, target = ("x".join(map(str, s[2:])) for s in (calls[0].source, calls[0].target))
     return None, f"{source} to {target} is no integer ratio"
+
+
+def _is_pooled(calls: Sequence[Call]) -> bool:
+    """Whether the map has one size, whatever that of the images, but the result has not."""
+    before: dict[torch.Size, set] = {}  # by the size of the images, as they differ in dry runs
+    after: dict[torch.Size, set] = {}
+    for call in calls:
+        before.setdefault(call.images, set()).add(call.source[2:])
+        after.setdefault(call.images, set()).add(call.target[2:])
+    return _are_equal(before.values()) and not _are_equal(after.values())
+
+
+def _are_equal(values: Iterable) -> bool:
+    first, *others = values
+    return all(other == first for other in others)
 
 
 def _times(call: Call) -> str:

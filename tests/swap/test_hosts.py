@@ -493,6 +493,16 @@ MMSEG = {
         ),
         size=384,
     ),
+    "PSPHead, on maps of 2x2 and 4x4": Host(
+        "mmseg",
+        seg_head("PSPHead", in_channels=8, in_index=0, pool_scales=(1, 2)),
+        (32,),
+        (8,),
+        (
+            ("psp_modules.upsampling.0", 8, None, "bilinear", changes(2, 4)),
+            ("psp_modules.upsampling.1", 8, None, "bilinear", changes(1, 2)),
+        ),
+    ),
     "ASPPHead": Host(
         "mmseg",
         seg_head("ASPPHead", in_channels=8, in_index=0),
