@@ -1,9 +1,10 @@
-"""What the hosts share: the list of stages, the check of their inputs, the top-down path."""
+"""What the hosts share: the list of stages, the check of their inputs, the pyramid's levels."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch.nn.functional as F
 from mmengine.model import ModuleList
 from torch import Tensor, nn
 
@@ -64,3 +65,25 @@ def top_down(
             y = output_convs[n](y)
         outs.append(y)
     return outs[::-1]
+
+
+def append_extra_outs(
+    fpn: nn.Module, outs: list[Tensor], laterals: Sequence[Tensor], inputs: Sequence[Tensor]
+) -> None:
+    """Append the levels of an FPN that are outside its top-down path, until it has ``num_outs``.
+
+    Args:
+        fpn: mmdet's or mmseg's FPN, whose settings say whether these levels are convolved, and
+            from what, or max-pooled.
+        outs: the levels so far, (B, C, H, W) each, fine to coarse; changed in place.
+        laterals, inputs: those that the top-down path is made of, fine to coarse.
+    """
+    if not fpn.add_extra_convs:
+        while len(outs) < fpn.num_outs:
+            outs.append(F.max_pool2d(outs[-1], 1, stride=2))
+        return
+    sources = dict(on_input=inputs[-1], on_lateral=laterals[-1], on_output=outs[-1])
+    extra = sources[fpn.add_extra_convs]
+    for i, conv in enumerate(fpn.fpn_convs[len(laterals) :]):
+        outs.append(conv(F.relu(extra) if i and fpn.relu_before_extra_convs else extra))
+        extra = outs[-1]

@@ -8,7 +8,12 @@ except ImportError as error:
     ) from error
 
 import mmdysample.mmcv  # noqa: F401 - registers the upsamplers
-from mmdysample.mmdet.fcn_mask_head import UpsampleFCNMaskHead
+from mmdysample.mmdet.fcn_mask_head import (
+    UpsampleDynamicMaskHead,
+    UpsampleFCNMaskHead,
+    UpsampleHTCMaskHead,
+    UpsampleSCNetMaskHead,
+)
 from mmdysample.mmdet.fpn import UpsampleFPN
 from mmdysample.mmdet.maskformer_head import UpsampleMaskFormerHead
 from mmdysample.mmdet.msdeformattn_pixel_decoder import UpsampleMSDeformAttnPixelDecoder
@@ -22,8 +27,11 @@ __all__ = [
     "LoadPanopticSegments",
     "PanopticLocalVisualizer",
     "PanopticQualityMetric",
+    "UpsampleDynamicMaskHead",
     "UpsampleFCNMaskHead",
     "UpsampleFPN",
+    "UpsampleHTCMaskHead",
     "UpsampleMSDeformAttnPixelDecoder",
     "UpsampleMaskFormerHead",
+    "UpsampleSCNetMaskHead",
 ]

@@ -1,14 +1,20 @@
-"""Mask R-CNN's mask head, with any upsampler before its last layer."""
+"""Mask heads (Mask R-CNN, HTC, SCNet, QueryInst) with any upsampler before the last layer."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
-from mmdet.models.roi_heads.mask_heads import FCNMaskHead
+from mmdet.models.roi_heads.mask_heads import (
+    DynamicMaskHead,
+    FCNMaskHead,
+    HTCMaskHead,
+    SCNetMaskHead,
+)
 from mmdet.registry import MODELS
 
 from mmdysample.errors import InvalidValue
 from mmdysample.registry import build_upsampler, get_upsampler, list_upsamplers
+from mmdysample.upsamplers.base import Upsampler
 
 # What FCNMaskHead builds itself. Its 'deconv' is a 2x2 transposed convolution with a ReLU.
 _UPSTREAM_TYPES = (None, "deconv", "nearest", "bilinear", "carafe")
@@ -50,9 +56,45 @@ class UpsampleFCNMaskHead(FCNMaskHead):
         if upsample.guided:
             unguided = [name for name in list_upsamplers() if not get_upsampler(name).guided]
             raise InvalidValue(
-                f"UpsampleFCNMaskHead has no finer feature to guide {type(upsample).__name__}; "
+                f"{type(self).__name__} has no finer feature to guide {type(upsample).__name__}; "
                 f"set upsample_cfg to an upsampler without a guide: {', '.join(unguided)}"
             )
         self.upsample = upsample
         self.upsample_cfg = settings
         self.upsample_method = type(upsample).__name__
+
+
+@MODELS.register_module()
+class UpsampleHTCMaskHead(UpsampleFCNMaskHead, HTCMaskHead):
+    """mmdet's HTCMaskHead with a configurable upsampler.
+
+    Args:
+        upsample_cfg: as for `UpsampleFCNMaskHead`.
+        *args, **kwargs: as for mmdet's HTCMaskHead.
+    """
+
+
+@MODELS.register_module()
+class UpsampleSCNetMaskHead(UpsampleFCNMaskHead, SCNetMaskHead):
+    """mmdet's SCNetMaskHead with a configurable upsampler.
+
+    Args:
+        upsample_cfg: as for `UpsampleFCNMaskHead`.
+        **kwargs: as for mmdet's SCNetMaskHead.
+    """
+
+
+@MODELS.register_module()
+class UpsampleDynamicMaskHead(UpsampleFCNMaskHead, DynamicMaskHead):
+    """mmdet's DynamicMaskHead, that of QueryInst, with a configurable upsampler.
+
+    Args:
+        upsample_cfg: as for `UpsampleFCNMaskHead`.
+        *args, **kwargs: as for mmdet's DynamicMaskHead.
+    """
+
+    def init_weights(self) -> None:
+        """Initialize the weights: upstream's Xavier fills every layer, the upsampler's too."""
+        super().init_weights()
+        if isinstance(self.upsample, Upsampler):
+            self.upsample.init_weights()

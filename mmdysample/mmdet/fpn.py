@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import torch.nn.functional as F
 from mmcv.cnn import ConvModule
 from mmdet.models.necks import FPN
 from mmdet.registry import MODELS
 from torch import Tensor
 
 from mmdysample.errors import InvalidValue
-from mmdysample.hosts import build_stages, check_channels, top_down
+from mmdysample.hosts import append_extra_outs, build_stages, check_channels, top_down
 from mmdysample.state_dict import count_stages
 
 
@@ -79,20 +78,8 @@ class UpsampleFPN(FPN):
         coarsest = laterals.pop()
         laterals = [*top_down(coarsest, laterals, self.upsample_modules), coarsest]
         outs = [conv(x) for conv, x in zip(self.fpn_convs, laterals, strict=False)]
-        self._append_extra_outs(outs, laterals, inputs)
+        append_extra_outs(self, outs, laterals, inputs)
         return tuple(outs)
-
-    def _append_extra_outs(self, outs: list, laterals: list, inputs: tuple) -> None:
-        """Levels outside the top-down path: max-pooled or convolved from the coarsest one."""
-        if not self.add_extra_convs:
-            while len(outs) < self.num_outs:
-                outs.append(F.max_pool2d(outs[-1], 1, stride=2))
-            return
-        sources = dict(on_input=inputs[-1], on_lateral=laterals[-1], on_output=outs[-1])
-        extra = sources[self.add_extra_convs]
-        for i, conv in enumerate(self.fpn_convs[len(laterals) :]):
-            outs.append(conv(F.relu(extra) if i and self.relu_before_extra_convs else extra))
-            extra = outs[-1]
 
     def _load_from_state_dict(self, state_dict, prefix, *args, **kwargs) -> None:
         # A stage lies between two laterals: also a checkpoint of parameter-free stages tells.

@@ -16,6 +16,7 @@ except ImportError as error:
 import mmdysample.mmcv
 from mmdysample.mmseg.boundary_iou import BoundaryIoUMetric
 from mmdysample.mmseg.depth import BTSHead, DenseDepthHead
+from mmdysample.mmseg.fpn import UpsampleFPN
 from mmdysample.mmseg.matting import MattingHead
 from mmdysample.mmseg.resnet import StemResNet
 from mmdysample.mmseg.segformer_head import UpsampleSegformerHead
@@ -34,6 +35,7 @@ __all__ = [
     "MattingHead",
     "SegNetHead",
     "StemResNet",
+    "UpsampleFPN",
     "UpsampleSegformerHead",
     "UpsampleUPerHead",
 ]

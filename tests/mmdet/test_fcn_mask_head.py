@@ -8,13 +8,23 @@ from torch import Tensor, nn
 
 pytest.importorskip("mmdet", reason="needs mmdet: bash tools/setup_env.sh installs it")
 
-from mmdet.models.roi_heads.mask_heads import FCNMaskHead
+from mmdet.models.roi_heads.mask_heads import (
+    DynamicMaskHead,
+    FCNMaskHead,
+    HTCMaskHead,
+    SCNetMaskHead,
+)
 from mmdet.registry import MODELS
 from mmengine.config import ConfigDict
 from mmengine.structures import InstanceData
 
 from mmdysample import list_upsamplers
-from mmdysample.mmdet import UpsampleFCNMaskHead
+from mmdysample.mmdet import (
+    UpsampleDynamicMaskHead,
+    UpsampleFCNMaskHead,
+    UpsampleHTCMaskHead,
+    UpsampleSCNetMaskHead,
+)
 from mmdysample.registry import get_upsampler
 from tests.host_contract import assert_bit_equal, outputs_and_gradients
 from tests.reference.dysample import dysample_torch
@@ -174,3 +184,50 @@ def test_masks_are_pasted_into_the_image():
 def test_upstreams_types_also_enlarge_twice_by_default(kind):
     head = make(upsample_cfg=dict(type=kind))
     assert head(torch.randn(2, 16, 5, 7)).shape == (2, 3, 10, 14)
+
+
+def call_htc(head: nn.Module, inputs: list[Tensor]) -> list[Tensor]:
+    """As HTC does: the features of each stage go into the next."""
+    logits, features = head(inputs[0])
+    later = head(inputs[0], features, return_feat=False)
+    return [logits, features, later, head(inputs[0], return_logits=False)]
+
+
+def call_dynamic(head: nn.Module, inputs: list[Tensor]) -> list[Tensor]:
+    return [head(inputs[0], inputs[0].mean((2, 3)))]
+
+
+DYNAMIC = dict(
+    conv_out_channels=16,
+    dynamic_conv_cfg=dict(
+        type="DynamicConv", in_channels=16, feat_channels=8, input_feat_shape=14, with_proj=False
+    ),
+)
+DERIVED = {
+    "htc": (UpsampleHTCMaskHead, HTCMaskHead, dict(conv_out_channels=16), call_htc),
+    "scnet": (UpsampleSCNetMaskHead, SCNetMaskHead, dict(norm_cfg=dict(type="BN")), call),
+    "queryinst": (UpsampleDynamicMaskHead, DynamicMaskHead, DYNAMIC, call_dynamic),
+}
+
+
+@pytest.mark.parametrize("name", DERIVED)
+def test_heads_that_are_derived_from_upstreams(name):
+    """They are upstream's with its upsampling, and what UpsampleFCNMaskHead is with another."""
+    cls, upstream, settings, run = DERIVED[name]
+    inputs = [torch.randn(2, 16, 14, 14)]
+    for ours in (None, dict(type="bilinear")):
+        theirs = {} if ours is None else dict(upsample_cfg=dict(type="bilinear", scale_factor=2))
+        heads = make(cls, upsample_cfg=ours, **settings), make(upstream, **settings, **theirs)
+        assert_bit_equal(*heads, inputs, run)
+
+    settings = settings | dict(upsample_cfg=dict(type="DySample"))
+    head = MODELS.build(dict(type=cls.__name__, **SIZES | settings))
+    head.init_weights()
+    assert 0.0005 < head.upsample.offset.weight.std() < 0.002
+    assert not head.upsample.offset.bias.any()
+    outs, grads = outputs_and_gradients(head, inputs, run)
+    assert outs[0].shape == (2, 3, 28, 28)
+    of_upsampler = {key: grad for key, grad in grads.items() if key.startswith("upsample.")}
+    assert of_upsampler and all(grad is not None and grad.any() for grad in of_upsampler.values())
+    with pytest.raises(ValueError, match=f"^{cls.__name__} has no finer feature to guide FADE"):
+        make(cls, **settings | dict(upsample_cfg=dict(type="FADE")))
