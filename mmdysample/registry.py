@@ -13,6 +13,13 @@ from mmdysample.errors import InvalidType, InvalidValue
 
 T = TypeVar("T", bound=type)
 
+# Keys of ``upsample_cfg`` in configs of OpenMMLab, which configs that build on these inherit.
+OF_UPSTREAM = frozenset(
+    {
+        *("mode", "align_corners", "scale_factor", "up_kernel", "up_group", "encoder_kernel"),
+        *("encoder_dilation", "compressed_channels"),
+    }
+)
 LEAST_PART = 3  # characters that a part of a name must have to tell anything
 
 _UPSAMPLERS: dict[str, type[nn.Module]] = {}
@@ -98,9 +105,19 @@ def build_upsampler(
         if settings.setdefault(name, value) != value:
             raise InvalidValue(
                 f"upsample_cfg sets {name}={settings[name]!r}, but the model needs {value!r} here; "
-                f"leave {name} out of upsample_cfg"
+                f"leave {name} out of upsample_cfg{inherited(cls.__name__, name)}"
             )
     return cls(**settings)
+
+
+def inherited(kind: str, name: str) -> str:
+    """What to write where an upsampler gets an argument that its config has from its base."""
+    if kind not in _UPSAMPLERS or name not in OF_UPSTREAM:
+        return ""
+    return (
+        "; where it is inherited from the config that this one builds on, write "
+        f"upsample_cfg=dict(_delete_=True, type={kind!r})"
+    )
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

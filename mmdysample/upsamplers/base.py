@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from mmdysample.errors import InvalidType, InvalidValue
 from mmdysample.ops.checks import as_integer, positive_int
-from mmdysample.registry import did_you_mean, get_upsampler, list_upsamplers
+from mmdysample.registry import did_you_mean, get_upsampler, inherited, list_upsamplers
 from mmdysample.state_dict import rename_prefix
 
 
@@ -53,9 +53,10 @@ class Upsampler(nn.Module, ABC):
         takes_any = any(p.kind is p.VAR_KEYWORD for p in parameters)
         for name, value in kwargs.items():
             if name not in accepted and not takes_any:
+                hint = inherited(cls.__name__, name) or did_you_mean(name, accepted)
                 raise InvalidType(
-                    f"{cls.__name__} has no argument {name!r} (given {value!r})"
-                    f"{did_you_mean(name, accepted)}; it accepts {', '.join(accepted)}"
+                    f"{cls.__name__} has no argument {name!r} (given {value!r}){hint}; "
+                    f"it accepts {', '.join(accepted)}"
                 )
         return super().__new__(cls)
 

@@ -239,12 +239,12 @@ PARTS = {
         'model["neck"]["type"] = "FPN"',
     ),
     "upsampler-in-what-has-no-host": part(
-        "model.neck: PAFPN | 'mmdet.UpsampleFPN' | 'mmdet.UpsampleFCNMaskHead'",
+        "model.neck: PAFPN | write model = dict(type='UpsampleModel' | targets='neck')",
         'model["neck"]["type"] = "PAFPN"',
     ),
     "host-of-mmdet-in-mmseg": part(
-        "model.neck: 'UpsampleFPN' belongs to mmdet | type='mmdet.UpsampleFPN'",
-        'model["neck"] = dict(type="UpsampleFPN")',
+        "model.neck: 'UpsampleFCNMaskHead' belongs to mmdet | type='mmdet.UpsampleFCNMaskHead'",
+        'model["neck"] = dict(type="UpsampleFCNMaskHead")',
         "train seg.py",
     ),
     "upsampler-unknown": part(

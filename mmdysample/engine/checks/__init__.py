@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from mmengine.config import Config
 
+from mmdysample.engine.checks.bases import check_hosts
 from mmdysample.engine.checks.classes import check_classes
 from mmdysample.engine.checks.depth import check_depth_settings
-from mmdysample.engine.checks.parts import check_parts
+from mmdysample.engine.checks.parts import check_keys, find_parts
 from mmdysample.engine.checks.settings import (
     check_batches,
     check_checkpoint_names,
@@ -43,7 +44,9 @@ def check_config(cfg: Config, used: tuple[str, ...]) -> None:
     Raises:
         UserError: the first error, and what would be accepted.
     """
-    parts = check_parts(cfg, used)
+    parts = find_parts(cfg, used)
+    check_hosts(cfg, parts)
+    check_keys(parts)
     check_classes(parts)
     check_metrics(cfg, parts)
     check_depth_settings(parts)

@@ -21,7 +21,7 @@ from torch.utils.data import DataLoader
 
 from mmdysample.engine.lookup import class_of
 from mmdysample.errors import UserError
-from mmdysample.registry import did_you_mean, list_upsamplers
+from mmdysample.registry import did_you_mean, inherited, list_upsamplers
 
 FAMILIES = ("mmdet", "mmseg")
 # Their classes build what they are given from the registries; others may do with it as they like.
@@ -69,19 +69,28 @@ class Part(NamedTuple):
         return self.settings.get(name, arguments(self.cls)[0].get(name))
 
 
-def check_parts(cfg: Config, top_level_keys: Iterable[str]) -> list[Part]:
-    """Check the parts below the keys ``top_level_keys`` of a config and return them.
+def find_parts(cfg: Config, top_level_keys: Iterable[str]) -> list[Part]:
+    """The parts below the keys ``top_level_keys`` of a config.
 
     Raises:
-        UserError: a type names nothing, or a part has a key that its class does not take.
+        UserError: a type names nothing.
     """
-    found = []
-    for top in top_level_keys:
-        for part in _parts(top, cfg.get(top), cfg.get("default_scope")):
-            _check_upsampler(part)
-            _check_keys(part)
-            found.append(part)
-    return found
+    scope = cfg.get("default_scope")
+    return [part for top in top_level_keys for part in _parts(top, cfg.get(top), scope)]
+
+
+def check_parts(cfg: Config, top_level_keys: Iterable[str]) -> list[Part]:
+    """`find_parts`, and `check_keys` of them."""
+    parts = find_parts(cfg, top_level_keys)
+    check_keys(parts)
+    return parts
+
+
+def check_keys(parts: Iterable[Part]) -> None:
+    """Raise UserError for a part that has a key that its class does not take."""
+    for part in parts:
+        _check_upsampler(part)
+        _check_arguments(part)
 
 
 def _parts(place: str, value: Any, scope: str | None, known: bool = True) -> Iterator[Part]:
@@ -170,21 +179,45 @@ def _hosts() -> list[type]:
     return [cls for cls in found if "upsample_cfg" in arguments(cls)[0]]
 
 
+def upstream_of(cls: Any) -> type | None:
+    """The class that a host, which is named ``Upsample<Upstream>``, takes the place of."""
+    bases = getattr(cls, "__mro__", ())
+    return next((base for base in bases if cls.__name__ == f"Upsample{base.__name__}"), None)
+
+
+def has_host(cls: type) -> bool:
+    """Whether a host takes the place of a class."""
+    return any(upstream_of(host) is cls for host in _hosts())
+
+
+def advise(part: Part, cls: type) -> str:
+    """What to write to give ``cls``, which is or was at the place of a part, an upsampler."""
+    for host in _hosts():
+        if upstream_of(host) is cls:
+            return f"write type='{host.__module__.split('.')[1]}.{host.__name__}'"
+    if not part.place.startswith("model.") or ".roi_head" in part.place:
+        return f"nothing of ours takes the place of {cls.__name__}"
+    name = (part.settings.get("upsample_cfg") or {}).get("type", "DySample")
+    name = name if isinstance(name, str) else name.__name__
+    return (
+        "write model = dict(type='UpsampleModel', of={{_base_.model.type}}, "
+        f"upsample_cfg=dict(type={name!r}), targets={part.place.removeprefix('model.')!r})"
+    )
+
+
 def _check_upsampler(part: Part) -> None:
     """Many of upstream's classes take an ``upsample_cfg`` that means something else."""
     upsampler = part.settings.get("upsample_cfg")
     name = upsampler.get("type") if isinstance(upsampler, Mapping) else None
     if name not in list_upsamplers() or package_of(part.cls) not in FAMILIES:
         return
-    hosts = [host for host in _hosts() if part.cls in host.__mro__] or _hosts()
-    names = " or ".join(f"'{host.__module__.split('.')[1]}.{host.__name__}'" for host in hosts)
     raise UserError(
         f"{part.place}: {part.cls.__name__} does not take the upsampler {name!r} as upsample_cfg: "
-        f"write type={names} in its place"
+        f"{advise(part, part.cls)}"
     )
 
 
-def _check_keys(part: Part) -> None:
+def _check_arguments(part: Part) -> None:
     if package_of(part.cls) == "mmcv" and not _is_built(part.place):
         return  # its builders of layers take keys of their own
     ours = package_of(part.cls) == "mmdysample"
@@ -194,9 +227,8 @@ def _check_keys(part: Part) -> None:
         cut_short = ours and any(name.startswith(f"{key}_") for name in taken)
         if exact or cut_short or is_misspelt(key, taken):
             name = getattr(part.cls, "__name__", str(part.cls))
-            raise UserError(
-                f"{part.place}: {name} has no argument {key!r}{did_you_mean(key, taken)}"
-            )
+            hint = inherited(name, key) or did_you_mean(key, taken)
+            raise UserError(f"{part.place}: {name} has no argument {key!r}{hint}")
 
 
 def arguments(cls: Any) -> tuple[dict[str, Any], bool]:

@@ -1,0 +1,149 @@
+"""What a host takes the place of, in the configs that a config builds on.
+
+``type='UpsampleFPN'`` over a base config's PAFPN merges into an FPN, whose arguments are the same:
+nothing fails, the bottom-up path is gone, and the merged config does not tell. So the base configs
+are read again, and each host is compared with what stands at its place there.
+"""
+
+from __future__ import annotations
+
+import ast
+import os
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from mmengine import registry
+from mmengine.config import Config
+
+from mmdysample.engine.checks.parts import Part, advise, has_host, upstream_of
+from mmdysample.engine.lookup import class_of
+from mmdysample.errors import UserError
+
+# FPN_CARAFE has upsampling layers of its own, which an argument of UpsampleFPN takes the place of.
+_OF_FPN_CARAFE = (
+    "write neck=dict(_delete_=True, type='UpsampleFPN', top_down_extra_levels=True, ...) with the "
+    "in_channels, out_channels and num_outs of that neck"
+)
+
+
+def check_hosts(cfg: Config, parts: list[Part]) -> None:
+    """Raise UserError for a host in the place of another class than the one that it is made for.
+
+    ``_delete_=True`` at or above that place says that it is meant. Configs that import each other
+    (``read_base()``) are not compared: there a new ``type`` among old arguments is rare.
+    """
+    hosts = [part for part in parts if upstream_of(part.cls) is not None]
+    if not hosts or not os.path.isfile(cfg.filename or ""):
+        return
+    files: dict[str, Config] = {}
+    for host in hosts:
+        _check_place(host, None, [cfg.filename], cfg.get("default_scope"), files)
+
+
+def _check_place(
+    host: Part, child: str | None, paths: list[str], scope: str | None, files: dict[str, Config]
+) -> None:
+    """Compare a host of the config ``child`` with what its bases ``paths`` have at its place.
+
+    Args:
+        host: the part of the merged config.
+        child: None for the command line, of which a config file is the base.
+        paths: files of configs.
+        scope: where types are looked up first.
+        files: those that were read already, by path.
+    """
+    keys = re.findall(r"[^.\[\]]+", host.place)
+    for path in paths:
+        if path not in files:
+            files[path] = Config.fromfile(path, import_custom_modules=False)
+        before = _at(files[path], keys)
+        if isinstance(before, (list, tuple)):
+            _refuse_list(host, before, path)
+        if not isinstance(before, Mapping) or "type" not in before:
+            continue
+        cls = class_of(registry.MODELS, before["type"], before.get("_scope_") or scope)
+        if cls is host.cls:
+            _check_place(host, path, _bases_of(path), scope, files)
+        elif cls is None or cls.__name__ == upstream_of(host.cls).__name__:
+            continue  # mmdet's and mmseg's FPN are alike
+        elif not _deletes(child, keys):
+            _refuse(host, cls, path)
+
+
+def _bases_of(path: str) -> list[str]:
+    """The files that `_base_` of a config file names."""
+    return [Config._get_cfg_path(base, path)[0] for base in Config._get_base_files(path)]
+
+
+def _at(value: Any, keys: Sequence[str]) -> Any:
+    """What stands at a place in a config; None if there is no such place."""
+    for key in keys:
+        if isinstance(value, (list, tuple)) and key.isdigit():
+            value = value[int(key)] if int(key) < len(value) else None
+        else:
+            value = value.get(key) if isinstance(value, (Mapping, Config)) else None
+    return value
+
+
+def _deletes(path: str | None, keys: Sequence[str]) -> bool:
+    """Whether a config file itself has ``_delete_=True`` at a place or above it."""
+    if path is None or not path.endswith(".py"):
+        return False
+    with open(path, encoding="utf-8") as file:
+        statements = ast.parse(file.read()).body
+    variables = {
+        target.id: statement.value
+        for statement in statements
+        if isinstance(statement, ast.Assign)
+        for target in statement.targets
+        if isinstance(target, ast.Name)
+    }
+    items: Mapping[str | None, ast.expr] = variables
+    for key in keys:
+        value = items.get(key)
+        items = _items(variables.get(value.id) if isinstance(value, ast.Name) else value)
+        if "_delete_" in items:
+            return True
+    return False
+
+
+def _items(value: ast.expr | None) -> dict[str | None, ast.expr]:
+    """Keys and values of ``dict(...)`` or ``{...}`` in a config file."""
+    if isinstance(value, ast.Call):
+        return {keyword.arg: keyword.value for keyword in value.keywords}
+    if isinstance(value, ast.Dict):
+        return {
+            key.value: one
+            for key, one in zip(value.keys, value.values, strict=True)
+            if isinstance(key, ast.Constant)
+        }
+    return {}
+
+
+def _refuse(host: Part, cls: type, path: str) -> None:
+    """Raise UserError: at the host's place ``path`` has a ``cls``, which it is not made for."""
+    if "[" in host.place and not has_host(cls):
+        return  # a list replaces the whole list of the base config: its items were all chosen
+    advice = _OF_FPN_CARAFE if cls.__name__ == "FPN_CARAFE" else advise(host, cls)
+    raise UserError(
+        f"{host.place}: {host.cls.__name__} takes the place of {upstream_of(host.cls).__name__}, "
+        f"but {os.path.basename(path)} has {cls.__name__} there: {advice}"
+    )
+
+
+def _refuse_list(host: Part, before: Sequence, path: str) -> None:
+    """Raise UserError: at the host's place, ``path`` has a list of parts."""
+    upstream = upstream_of(host.cls).__name__
+    items = [
+        f"dict({item}, type={host.cls.__name__!r}, upsample_cfg=...)"
+        if isinstance(one, Mapping) and one.get("type") == upstream
+        else item
+        for one, item in zip(
+            before, (f"_base_.{host.place}[{n}]" for n in range(len(before))), strict=True
+        )
+    ]
+    raise UserError(
+        f"{host.place}: {os.path.basename(path)} has a list there, which one {host.cls.__name__} "
+        f"would replace: write {host.place.rpartition('.')[2]}=[{', '.join(items)}]"
+    )
