@@ -13,6 +13,7 @@ from mmdysample import (
     register_upsampler,
     registry,
 )
+from mmdysample.errors import UserError
 from mmdysample.registry import did_you_mean, get_upsampler
 
 
@@ -144,3 +145,15 @@ def test_a_type_must_be_a_name_or_a_class(type_):
 def test_did_you_mean(name, known, nearest):
     """Of names a part or a whole is nearer than a likeness."""
     assert did_you_mean(name, known) == (f" (did you mean {nearest!r}?)" if nearest else "")
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [dict(mode="nearest"), dict(align_corners=False), dict(up_kernel=5), dict(scale_factor=4)],
+    ids=str,
+)
+def test_what_is_inherited_from_upstreams_upsample_cfg(settings):
+    """A config that builds on one of OpenMMLab's merges its ``upsample_cfg`` with what is there."""
+    with pytest.raises(UserError, match=r"dict\(_delete_=True, type='DySample'\)"):
+        build_upsampler(dict(type="DySample", **settings), 8)
+    build_upsampler(dict(type="CARAFE", up_kernel=5), 8)

@@ -13,7 +13,12 @@ from mmengine.config.utils import MODULE2PACKAGE
 from mmengine.device import get_device
 from mmengine.logging import print_log
 
-from mmdysample.engine.checks import check_checkpoint_names, check_top_level, check_whole_numbers
+from mmdysample.engine.checks import (
+    check_checkpoint_names,
+    check_lists,
+    check_top_level,
+    check_whole_numbers,
+)
 from mmdysample.engine.distributed import (
     check_launcher,
     end_with_launcher,
@@ -48,6 +53,8 @@ def load_config(path: str, options: dict[str, Any] | None, needed: tuple[str, ..
         ) from error
     except Exception as error:
         # A config is the user's program: whatever it raises is about it.
+        if isinstance(error, TypeError):
+            check_lists(path)
         raise UserError(f"config {path} cannot be read: {_reason(error, path)}") from error
     check_top_level(cfg, options or ())
     for key, value in (options or {}).items():

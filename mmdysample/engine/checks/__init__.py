@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from mmengine.config import Config
 
-from mmdysample.engine.checks.bases import check_hosts
+from mmdysample.engine.checks.bases import check_hosts, check_lists
 from mmdysample.engine.checks.classes import check_classes
 from mmdysample.engine.checks.depth import check_depth_settings
 from mmdysample.engine.checks.parts import check_keys, find_parts
@@ -22,6 +22,7 @@ __all__ = [
     "check_batches",
     "check_checkpoint_names",
     "check_config",
+    "check_lists",
     "check_top_level",
     "check_whole_numbers",
 ]

@@ -10,13 +10,13 @@ from __future__ import annotations
 import ast
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from mmengine import registry
 from mmengine.config import Config
 
-from mmdysample.engine.checks.parts import Part, advise, has_host, upstream_of
+from mmdysample.engine.checks.parts import Part, advise, has_host, host_named, upstream_of
 from mmdysample.engine.lookup import class_of
 from mmdysample.errors import UserError
 
@@ -90,22 +90,27 @@ def _deletes(path: str | None, keys: Sequence[str]) -> bool:
     """Whether a config file itself has ``_delete_=True`` at a place or above it."""
     if path is None or not path.endswith(".py"):
         return False
-    with open(path, encoding="utf-8") as file:
-        statements = ast.parse(file.read()).body
-    variables = {
-        target.id: statement.value
-        for statement in statements
-        if isinstance(statement, ast.Assign)
-        for target in statement.targets
-        if isinstance(target, ast.Name)
-    }
-    items: Mapping[str | None, ast.expr] = variables
+    variables = _variables(path)
+    items = variables
     for key in keys:
         value = items.get(key)
         items = _items(variables.get(value.id) if isinstance(value, ast.Name) else value)
         if "_delete_" in items:
             return True
     return False
+
+
+def _variables(path: str) -> dict[str | None, ast.expr]:
+    """What a config file of Python assigns at its top, by name."""
+    with open(path, encoding="utf-8") as file:
+        statements = ast.parse(file.read()).body
+    return {
+        target.id: statement.value
+        for statement in statements
+        if isinstance(statement, ast.Assign)
+        for target in statement.targets
+        if isinstance(target, ast.Name)
+    }
 
 
 def _items(value: ast.expr | None) -> dict[str | None, ast.expr]:
@@ -133,17 +138,53 @@ def _refuse(host: Part, cls: type, path: str) -> None:
 
 
 def _refuse_list(host: Part, before: Sequence, path: str) -> None:
-    """Raise UserError: at the host's place, ``path`` has a list of parts."""
-    upstream = upstream_of(host.cls).__name__
-    items = [
-        f"dict({item}, type={host.cls.__name__!r}, upsample_cfg=...)"
-        if isinstance(one, Mapping) and one.get("type") == upstream
-        else item
-        for one, item in zip(
-            before, (f"_base_.{host.place}[{n}]" for n in range(len(before))), strict=True
-        )
-    ]
+    """Raise UserError: at the host's place ``path`` has a list of parts."""
     raise UserError(
         f"{host.place}: {os.path.basename(path)} has a list there, which one {host.cls.__name__} "
-        f"would replace: write {host.place.rpartition('.')[2]}=[{', '.join(items)}]"
+        f"would replace: {_advise_list(host.place, before)}"
     )
+
+
+def check_lists(path: str) -> None:
+    """Raise UserError if a config file of Python has a dict where one of its bases has a list.
+
+    mmengine does not merge these, and advises to delete the list as a whole.
+    """
+    if not path.endswith(".py"):
+        return
+    for base in _bases_of(path):
+        before = Config.fromfile(base, import_custom_modules=False)
+        for place, listed in _dicts_over_lists(_variables(path), before):
+            raise UserError(
+                f"config {path}: {place} is a dict, but {os.path.basename(base)} has a list there: "
+                f"{_advise_list(place, listed)}"
+            )
+
+
+def _dicts_over_lists(
+    items: Mapping[str | None, ast.expr], before: Mapping | Config, above: str = ""
+) -> Iterator[tuple[str, Sequence]]:
+    """Places of dicts among ``items`` where ``before`` has a list, and the lists."""
+    for key, expression in items.items():
+        value, inner, place = before.get(key), _items(expression), f"{above}{key}"
+        if inner and isinstance(value, (list, tuple)):
+            yield place, value
+        elif inner and isinstance(value, Mapping):
+            yield from _dicts_over_lists(inner, value, f"{place}.")
+
+
+def _advise_list(place: str, before: Sequence) -> str:
+    """How a config is written that gives hosts to the list ``before`` of its base, at a place."""
+    hosts = [host_named(one.get("type")) if isinstance(one, Mapping) else None for one in before]
+    names = [None if host is None else host.__name__ for host in hosts]
+    key = place.rpartition(".")[2]
+    if names[0] is not None and len(names) > 1 and set(names) == {names[0]}:
+        each = f"dict(one, type={names[0]!r}, upsample_cfg=...) for one in _base_.{place}"
+        return f"write {key}=[{each}]"
+    items = [
+        item if name is None else f"dict({item}, type={name!r}, upsample_cfg=...)"
+        for name, item in zip(
+            names, (f"_base_.{place}[{n}]" for n in range(len(names))), strict=True
+        )
+    ]
+    return f"write {key}=[{', '.join(items)}]"

@@ -190,6 +190,11 @@ def has_host(cls: type) -> bool:
     return any(upstream_of(host) is cls for host in _hosts())
 
 
+def host_named(upstream: Any) -> type | None:
+    """The host that takes the place of the class of this name, if there is one."""
+    return next((host for host in _hosts() if host.__name__ == f"Upsample{upstream}"), None)
+
+
 def advise(part: Part, cls: type) -> str:
     """What to write to give ``cls``, which is or was at the place of a part, an upsampler."""
     for host in _hosts():

@@ -151,6 +151,48 @@ def test_refused(name, tmp_path):
         check(tmp_path, before, text)
 
 
+DICTS_OVER_LISTS = {
+    "neck": (
+        LISTED,
+        f"model = dict({HOST})",
+        "model.neck is a dict, but before.py has a list there: write "
+        "neck=[dict(_base_.model.neck[0], type='UpsampleFPN', upsample_cfg=...), "
+        "_base_.model.neck[1]]",
+    ),
+    "mask-heads": (
+        MASK_HEADS,
+        "model = dict(roi_head=dict(mask_head=dict(type='UpsampleHTCMaskHead')))",
+        "model.roi_head.mask_head is a dict, but before.py has a list there: write "
+        "mask_head=[dict(one, type='UpsampleHTCMaskHead', upsample_cfg=...) for one in "
+        "_base_.model.roi_head.mask_head]",
+    ),
+    "not-of-hosts": (
+        MASK_HEADS,
+        "model = 3 + dict()",  # another TypeError
+        "cannot be read: line 2: TypeError: unsupported operand",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", DICTS_OVER_LISTS)
+def test_a_dict_over_a_list(name, tmp_path):
+    before, text, sentence = DICTS_OVER_LISTS[name]
+    with pytest.raises(UserError, match=f"^config .*after.py.* {re.escape(sentence)}"):
+        check(tmp_path, before, text)
+
+
+def test_the_list_that_is_advised_is_a_config(tmp_path):
+    for before, cfg in (
+        (LISTED, "neck=[dict(_base_.model.neck[0], type='UpsampleFPN'), _base_.model.neck[1]]"),
+        (
+            MASK_HEADS,
+            "roi_head=dict(mask_head=[dict(one, type='UpsampleHTCMaskHead') "
+            "for one in _base_.model.roi_head.mask_head])",
+        ),
+    ):
+        check(tmp_path, before, f"model = dict({cfg})")
+
+
 def test_it_is_found_through_configs_in_between(tmp_path):
     (tmp_path / "first.py").write_text(PAFPN)
     with pytest.raises(UserError, match=r"but first\.py has PAFPN there"):

@@ -109,6 +109,15 @@ def test_what_cannot_be_decided_is_let_pass(settings):
         ),
         (dict(type="FPNN"), r"model.neck: type 'FPNN' is not registered \(did you mean 'FPN'\?\)"),
         (dict(type="Xyzzy"), "model.neck: type 'Xyzzy' is not registered$"),
+        (
+            dict(type="UpsampleFPN", upsample_cfg=dict(type="DySample", mode="nearest")),
+            "model.neck.upsample_cfg: DySample has no argument 'mode'; where it is inherited from "
+            r"the config .* upsample_cfg=dict\(_delete_=True, type='DySample'\)$",
+        ),
+        (
+            dict(type="FPN", upsample_cfg=dict(type="DySample")),
+            "FPN does not take the upsampler 'DySample' .*: write type='mmdet.UpsampleFPN'$",
+        ),
     ],
     ids=str,
 )
