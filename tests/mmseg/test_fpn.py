@@ -58,7 +58,10 @@ LEVELS = [(0, -1, 4), (0, -1, 6), (1, -1, 5), (3, -1, 3), (0, 3, 3), (1, 3, 2)]
 def test_other_settings_are_mmsegs(levels, extra):
     start_level, end_level, num_outs = levels
     kwargs = dict(num_outs=num_outs, start_level=start_level, end_level=end_level, **extra)
-    assert_bit_equal(make(**kwargs), make(cls=FPN, **kwargs), make_maps(IN_CHANNELS), call)
+    ours = make(**kwargs)
+    assert_bit_equal(ours, make(cls=FPN, **kwargs), make_maps(IN_CHANNELS), call)
+    levels_of_the_backbone = IN_CHANNELS[start_level : None if end_level == -1 else end_level]
+    assert len(ours.upsample_modules) == len(levels_of_the_backbone) - 1
 
 
 def test_bilinear_is_mmsegs():

@@ -100,12 +100,10 @@ MODELS = {
         "solo/solo_r50_fpn_1x_coco": "neck",
         "solov2/solov2_r50_fpn_1x_coco": "neck",
         "condinst/condinst_r50_fpn_ms-poly-90k_coco_instance": "neck",
-        "boxinst/boxinst_r50_fpn_ms-90k_coco": "neck",
         "panoptic_fpn/panoptic-fpn_r50_fpn_1x_coco": "neck",
         "swin/mask-rcnn_swin-t-p4-w7_fpn_1x_coco": "neck and mask head",
         "ms_rcnn/ms-rcnn_r50-caffe_fpn_1x_coco": "neck and mask head",
         "yolact/yolact_r50_1xb8-55e_coco": "neck, deleted",
-        "crowddet/crowddet-rcnn_r50_fpn_8xb2-30e_crowdhuman": "neck, deleted",
         "dyhead/atss_r50_fpn_dyhead_1x_coco": "neck in a list",
         "libra_rcnn/libra-faster-rcnn_r50_fpn_1x_coco": "neck in a list",
         "htc/htc_r50_fpn_1x_coco": "neck and mask heads",
@@ -122,9 +120,8 @@ MODELS = {
         "point_rend/pointrend_r50_4xb2-80k_cityscapes-512x1024": "neck",
         "beit/beit-base_upernet_8xb2-160k_ade20k-640x640": "UPerHead",
         "swin/swin-tiny-patch4-window7-in1k-pre_upernet_8xb2-160k_ade20k-512x512": "UPerHead",
-        "convnext/convnext-tiny_upernet_8xb2-amp-160k_ade20k-512x512": "UPerHead",
         "twins/twins_svt-s_uperhead_8xb2-160k_ade20k-512x512": "UPerHead",
-        "vit/vit_deit-s16_upernet_8xb2-160k_ade20k-512x512": "UPerHead",
+        "vit/vit_deit-s16_mln_upernet_8xb2-160k_ade20k-512x512": "UPerHead",
         "mae/mae-base_upernet_8xb2-amp-160k_ade20k-512x512": "UPerHead",
         "knet/knet-s3_r50-d8_upernet_8xb2-adamw-80k_ade20k-512x512": "UPerHead in K-Net",
         "segformer/segformer_mit-b0_8xb1-160k_cityscapes-1024x1024": "SegformerHead",
@@ -217,6 +214,8 @@ def build(family: str, name: str, text: str) -> nn.Module:
             module["num"] = 16  # regions of an image that a second stage is trained on
         if module.get("type") == "BatchFixedSizePad":
             module["size"] = SIZE
+        if "img_size" in module:
+            module["img_size"] = SIZE
     model = MMENGINE_MODELS.build(cfg.model)
     model.init_weights()
     return model

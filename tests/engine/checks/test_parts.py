@@ -118,6 +118,11 @@ def test_what_cannot_be_decided_is_let_pass(settings):
             dict(type="FPN", upsample_cfg=dict(type="DySample")),
             "FPN does not take the upsampler 'DySample' .*: write type='mmdet.UpsampleFPN'$",
         ),
+        (
+            dict(type="FCNMaskHead", upsample_cfg=dict(type="DySample")),
+            "FCNMaskHead does not take .*: write type='mmdet.UpsampleFCNMaskHead'$",
+        ),
+        (dict(type="FPN", mode="nearest"), "FPN has no argument 'mode'$"),
     ],
     ids=str,
 )
