@@ -111,6 +111,11 @@ class Call:
     def owner(self) -> Running | None:
         return self.stack[-1] if self.stack else None
 
+    @property
+    def by_upsampler(self) -> bool:
+        """Whether it is made by an upsampler that the model has already."""
+        return any(isinstance(running.module, Upsampler) for running in self.stack)
+
     def guide_by(self, module: str) -> Guide | None:
         """The last output before this call of the module of that name, if there is one."""
         for running in reversed(self.stack):
@@ -184,8 +189,6 @@ class Recorder(TorchFunctionMode):
     def __torch_function__(self, function, types, args=(), kwargs=None):
         kwargs = kwargs or {}
         result = function(*args, **kwargs)
-        if any(isinstance(running.module, Upsampler) for running in self._stack):
-            return result
         if function is F.interpolate:
             self._note_call(result, _SIGNATURE.bind(*args, **kwargs))
         elif isinstance(result, Tensor):

@@ -317,8 +317,7 @@ def _install(
 
     # The calls of other modules that run inside such an owner are not its own.
     for call in sites.calls:
-        inside = any(running.name in plans for running in call.stack[:-1])
-        if inside and not isinstance(modules[call.owner.name], Upsampler):
+        if any(running.name in plans for running in call.stack[:-1]):
             plan_of(call.owner.name)
 
     modules = dict(model.named_modules())
