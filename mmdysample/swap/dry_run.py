@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import functools
 import inspect
 import math
@@ -302,7 +303,7 @@ def _larger(size: tuple[int, int]) -> torch.Size:
 
 def _run(model: nn.Module, images: Tensor, forward: Callable | None) -> Recorder:
     recorder = Recorder(model, images.shape[2:])
-    with _untouched(model), torch.no_grad():
+    with unchanged(model), torch.no_grad():
         model.eval()
         for module in model.modules():
             recorder.watch(module)
@@ -322,29 +323,64 @@ def _run(model: nn.Module, images: Tensor, forward: Callable | None) -> Recorder
 
 
 @contextlib.contextmanager
-def _untouched(model: nn.Module) -> Iterator[None]:
-    """Afterwards modules, buffers and random numbers are as they were before."""
-    before = []
-    for module in model.modules():
-        members = [module._parameters, module._buffers, module._modules]
-        values = [(b, b.detach().clone()) for b in module._buffers.values() if b is not None]
-        before.append((module, module.__dict__.copy(), [(m, m.copy()) for m in members], values))
-    devices = {p.device for p in model.parameters() if p.device.type == "cuda"}
+def unchanged(model: nn.Module, always: bool = True) -> Iterator[None]:
+    """Afterwards the modules, with their parameters' flags, and random numbers are as before.
+
+    What modules refer to is restored, also in lists, dicts and sets that are their attributes, and
+    so are the values of tensors that are no parameters. What lies deeper, as the attributes of
+    objects that are no modules, and the values of parameters are not.
+
+    Args:
+        model: the module, with those inside.
+        always: restore also where no exception was raised.
+    """
+    modules = [(module, type(module), _copies(module.__dict__)) for module in model.modules()]
+    tensors = [(t, t.detach().clone()) for module, *_ in modules for t in _plain_tensors(module)]
+    parameters = [(p, p.requires_grad, p.grad) for p in model.parameters()]
+    devices = {p.device.index for p in model.parameters() if p.device.type == "cuda"}
     python = random.getstate()
-    with torch.random.fork_rng([device.index for device in devices]):
+    done = False
+    with torch.random.fork_rng(sorted(devices), enabled=always):
         try:
             yield
+            done = True
         finally:
-            random.setstate(python)
-            for module, attributes, members, values in before:
-                module.__dict__.clear()
-                module.__dict__.update(attributes)
-                for member, entries in members:
-                    member.clear()
-                    member.update(entries)
-                with torch.no_grad():
-                    for buffer, value in values:
-                        buffer.copy_(value)
+            if always or not done:
+                random.setstate(python)
+                for module, cls, copies in modules:
+                    if type(module) is not cls:
+                        module.__class__ = cls
+                    _restore(copies)
+                for parameter, requires_grad, grad in parameters:
+                    parameter.requires_grad_(requires_grad)
+                    parameter.grad = grad
+                for tensor, value in tensors:
+                    # batch norm changes its statistics without counting up `_version`
+                    if not torch.equal(tensor, value):
+                        with torch.no_grad():
+                            tensor.copy_(value)
+
+
+def _copies(attributes: dict) -> list[tuple[Any, Any]]:
+    """A module's ``__dict__`` and the dicts, lists and sets in it, each with a copy."""
+    containers = [v for v in attributes.values() if isinstance(v, (dict, list, set))]
+    return [(container, copy.copy(container)) for container in (attributes, *containers)]
+
+
+def _restore(copies: list[tuple[Any, Any]]) -> None:
+    for container, before in copies:
+        container.clear()
+        if isinstance(container, list):
+            container.extend(before)
+        else:
+            container.update(before)
+
+
+def _plain_tensors(module: nn.Module) -> Iterator[Tensor]:
+    """The tensors of a module that are no parameters."""
+    for value in (*module._buffers.values(), *module.__dict__.values()):
+        if isinstance(value, Tensor) and not value.is_meta:
+            yield value
 
 
 def _tensors(values: Any, path: tuple = ()) -> Iterator[tuple[tuple, Tensor]]:
