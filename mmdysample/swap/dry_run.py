@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
+import copy
 import functools
 import inspect
 import math
 import random
 import weakref
+from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any
@@ -19,6 +20,8 @@ from torch.overrides import TorchFunctionMode
 
 from mmdysample.errors import InvalidType, InvalidValue
 from mmdysample.upsamplers.base import Upsampler
+
+Forward = Callable[[nn.Module, Tensor], Any]
 
 JOINS = {"add", "add_", "__add__", "__radd__", "__iadd__", "cat", "concat", "concatenate"}
 """Names of the functions in which an upsampled map meets the one that can guide it."""
@@ -111,6 +114,11 @@ class Call:
     def owner(self) -> Running | None:
         return self.stack[-1] if self.stack else None
 
+    @property
+    def by_upsampler(self) -> bool:
+        """Whether it is made by an upsampler that the model has already."""
+        return any(isinstance(running.module, Upsampler) for running in self.stack)
+
     def guide_by(self, module: str) -> Guide | None:
         """The last output before this call of the module of that name, if there is one."""
         for running in reversed(self.stack):
@@ -184,8 +192,6 @@ class Recorder(TorchFunctionMode):
     def __torch_function__(self, function, types, args=(), kwargs=None):
         kwargs = kwargs or {}
         result = function(*args, **kwargs)
-        if any(isinstance(running.module, Upsampler) for running in self._stack):
-            return result
         if function is F.interpolate:
             self._note_call(result, _SIGNATURE.bind(*args, **kwargs))
         elif isinstance(result, Tensor):
@@ -258,14 +264,19 @@ class Recorder(TorchFunctionMode):
         return None
 
 
-def record(
-    model: nn.Module, example: Tensor, forward: Callable[[nn.Module, Tensor], Any] | None
-) -> list[Recorder]:
+def record(model: nn.Module, example: Tensor, forward: Forward | None) -> list[Recorder]:
     """What a model does with ``example``, and with images of about 1.5 times its size.
 
     Raises:
         InvalidType, InvalidValue: ``example`` is not images, or the model does not take it.
     """
+    example = images_for(model, example)
+    larger = F.interpolate(example, size=_larger(example.shape[2:]), mode="nearest")
+    return [_record(model, images, forward) for images in (example, larger)]
+
+
+def images_for(model: nn.Module, example: Tensor) -> Tensor:
+    """``example`` on the device of the model and in its dtype; errors as `record`."""
     if not isinstance(example, Tensor):
         raise InvalidType(
             "example must be a torch.Tensor, an image batch (B, C, H, W), got "
@@ -277,14 +288,7 @@ def record(
             f"{tuple(example.shape)} of {example.dtype}"
         )
     like = next((p for p in model.parameters() if p.is_floating_point()), example)
-    example = example.detach().to(like.device, like.dtype)
-    recorders = []
-    for size in (example.shape[2:], _larger(example.shape[2:])):
-        images = example
-        if size != example.shape[2:]:
-            images = F.interpolate(example, size=size, mode="nearest")
-        recorders.append(_run(model, images, forward))
-    return recorders
+    return example.detach().to(like.device, like.dtype)
 
 
 def _larger(size: tuple[int, int]) -> torch.Size:
@@ -297,15 +301,15 @@ def _larger(size: tuple[int, int]) -> torch.Size:
     return torch.Size(math.ceil(n / step) * step for n, step in zip(larger, steps, strict=True))
 
 
-def _run(model: nn.Module, images: Tensor, forward: Callable | None) -> Recorder:
+def _record(model: nn.Module, images: Tensor, forward: Forward | None) -> Recorder:
     recorder = Recorder(model, images.shape[2:])
-    with _untouched(model), torch.no_grad():
-        model.eval()
+    restore = snapshot(model)
+    try:
         for module in model.modules():
             recorder.watch(module)
         try:
             with recorder:
-                output = model(images) if forward is None else forward(model, images)
+                output = run(model, images, forward)
         except Exception as error:
             call = "model(images)" if forward is None else "forward(model, images)"
             raise InvalidValue(
@@ -314,34 +318,72 @@ def _run(model: nn.Module, images: Tensor, forward: Callable | None) -> Recorder
                 "1.5 times its size, and where it takes more than images a function "
                 "forward=lambda model, images: ..."
             ) from error
-        recorder.finish(output)
+    finally:
+        restore()
+    recorder.finish(output)
     return recorder
 
 
-@contextlib.contextmanager
-def _untouched(model: nn.Module) -> Iterator[None]:
-    """Afterwards modules, buffers and random numbers are as they were before."""
-    before = []
-    for module in model.modules():
-        members = [module._parameters, module._buffers, module._modules]
-        values = [(b, b.detach().clone()) for b in module._buffers.values() if b is not None]
-        before.append((module, module.__dict__.copy(), [(m, m.copy()) for m in members], values))
-    devices = {p.device for p in model.parameters() if p.device.type == "cuda"}
+def run(model: nn.Module, images: Tensor, forward: Forward | None) -> Any:
+    """What the model returns in evaluation mode; random numbers are as before."""
+    devices = {p.device.index for p in model.parameters() if p.device.type == "cuda"}
     python = random.getstate()
-    with torch.random.fork_rng([device.index for device in devices]):
+    with torch.random.fork_rng(sorted(devices)), torch.no_grad():
         try:
-            yield
+            model.eval()
+            return model(images) if forward is None else forward(model, images)
         finally:
             random.setstate(python)
-            for module, attributes, members, values in before:
-                module.__dict__.clear()
-                module.__dict__.update(attributes)
-                for member, entries in members:
-                    member.clear()
-                    member.update(entries)
+
+
+def snapshot(model: nn.Module) -> Callable[[], None]:
+    """A function that makes the modules again what they are now.
+
+    What modules refer to is restored, also in dicts, lists and sets that are their attributes, and
+    so are the flags and gradients of parameters and the values of all other tensors. The values of
+    parameters are not, nor is what lies deeper, as the attributes of objects that are no modules.
+    """
+    modules = [(module, type(module), _copies(module.__dict__)) for module in model.modules()]
+    tensors = [(t, t.detach().clone()) for module, *_ in modules for t in _plain_tensors(module)]
+    parameters = [(p, p.requires_grad, p.grad) for p in model.parameters()]
+
+    def restore() -> None:
+        for module, cls, copies in modules:
+            if type(module) is not cls:
+                module.__class__ = cls
+            _restore(copies)
+        for parameter, requires_grad, grad in parameters:
+            parameter.requires_grad_(requires_grad)
+            parameter.grad = grad
+        for tensor, value in tensors:
+            # compared by value: batch norm changes its statistics without counting up `_version`
+            if not torch.equal(tensor, value):
                 with torch.no_grad():
-                    for buffer, value in values:
-                        buffer.copy_(value)
+                    tensor.copy_(value)
+
+    return restore
+
+
+def _copies(attributes: dict) -> list[tuple[Any, Any]]:
+    """A module's ``__dict__`` and the dicts, lists and sets in it, each with a copy."""
+    containers = [v for v in attributes.values() if type(v) in (dict, OrderedDict, list, set)]
+    return [(container, copy.copy(container)) for container in (attributes, *containers)]
+
+
+def _restore(copies: list[tuple[Any, Any]]) -> None:
+    for container, before in copies:
+        container.clear()
+        if isinstance(container, list):
+            container.extend(before)
+        else:
+            container.update(before)
+
+
+def _plain_tensors(module: nn.Module) -> Iterator[Tensor]:
+    """The tensors of a module that are no parameters."""
+    for value in (*module._buffers.values(), *module.__dict__.values()):
+        if isinstance(value, Tensor) and not value.is_meta:
+            yield value
 
 
 def _tensors(values: Any, path: tuple = ()) -> Iterator[tuple[tuple, Tensor]]:

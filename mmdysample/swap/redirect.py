@@ -174,7 +174,14 @@ class _Initialized(_Swapped):
 def swapped_class(cls: type[nn.Module]) -> type[nn.Module]:
     """The subclass of ``cls`` that modules in a swapped model get."""
     base = _Initialized if hasattr(cls, "init_weights") else _Swapped
-    return type(cls)(f"Upsampled{cls.__name__}", (base, cls), {"__module__": cls.__module__})
+
+    @functools.wraps(cls.forward)  # exporters read the names of its arguments
+    def forward(self, *args, **kwargs):
+        return base.forward(self, *args, **kwargs)
+
+    ours = issubclass(cls, (Upsampler, UpsamplersByWidth))
+    name = cls.__name__ if ours else f"Upsampled{cls.__name__}"
+    return type(cls)(name, (base, cls), {"__module__": cls.__module__, "forward": forward})
 
 
 def _make(cls: type[nn.Module], *arguments) -> nn.Module:
@@ -191,7 +198,7 @@ class UpsamplersByWidth(nn.ModuleDict):
     """In the place of one upsampling that is called with several numbers of channels."""
 
     def forward(self, x: Tensor, size: Sequence[int] | None = None) -> Tensor:
-        width = str(x.shape[1])
+        width = str(int(x.shape[1]))  # in a graph that is traced, lengths are tensors
         if width not in self:
             raise InvalidValue(
                 f"a map of {width} channels, where those of the example had {' or '.join(self)}"

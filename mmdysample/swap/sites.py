@@ -115,7 +115,7 @@ def sites_of(model: nn.Module, recorders: Sequence[Recorder]) -> UpsamplingSites
 
     sites = []
     for (name, number, channels), calls in groups.items():
-        if not any(_enlarges(call) for call in calls):
+        if calls[0].by_upsampler or not any(_enlarges(call) for call in calls):
             continue
         if name is None:
             sites.append(_site("(outside)", "", None, calls, "called outside of any forward"))

@@ -12,7 +12,7 @@ from torch.fx import GraphModule
 
 from mmdysample.errors import InvalidType, InvalidValue
 from mmdysample.registry import build_upsampler, did_you_mean, get_upsampler
-from mmdysample.swap.dry_run import Guide, record
+from mmdysample.swap.dry_run import Forward, Guide, images_for, record, run, snapshot
 from mmdysample.swap.redirect import (
     CHILD,
     Plan,
@@ -25,7 +25,6 @@ from mmdysample.swap.redirect import (
 from mmdysample.swap.sites import MODES, Site, UpsamplingSites, sites_of, table
 from mmdysample.upsamplers.base import Upsampler
 
-Forward = Callable[[nn.Module, Tensor], Any]
 UpsampleCfg = Mapping | Callable[[Site], Mapping | None]
 
 _logger = logging.getLogger("mmdysample")
@@ -121,7 +120,13 @@ def swap_upsampling(
         reasons = "; ".join(f"{site.name}: {kept[site.name]}" for site in sites)
         raise InvalidValue(f"no upsampling can be swapped ({reasons})")
 
-    _install(model, sites, upsamplers, found_guides)
+    restore = snapshot(model)
+    try:
+        _install(model, sites, upsamplers, found_guides)
+        _check_reached(model, images_for(model, example), forward, upsamplers)
+    except BaseException:
+        restore()
+        raise
     last = [_becomes(upsamplers.get(site.name), kept[site.name]) for site in sites]
     _logger.info("%s", table(sites, "becomes", last))
     return model
@@ -317,8 +322,7 @@ def _install(
 
     # The calls of other modules that run inside such an owner are not its own.
     for call in sites.calls:
-        inside = any(running.name in plans for running in call.stack[:-1])
-        if inside and not isinstance(modules[call.owner.name], Upsampler):
+        if any(running.name in plans for running in call.stack[:-1]):
             plan_of(call.owner.name)
 
     modules = dict(model.named_modules())
@@ -335,6 +339,31 @@ def _install(
         modules[name]._upsampling_plan = plan
     if hasattr(model, "init_weights") and not is_swapped(model):
         model.__class__ = swapped_class(type(model))
+
+
+def _check_reached(
+    model: nn.Module, images: Tensor, forward: Forward | None, upsamplers: Mapping[str, Upsampler]
+) -> None:
+    """InvalidValue unless the swapped model runs, and calls every upsampler."""
+    reached = set()
+    restore = snapshot(model)
+    try:
+        for name, upsampler in upsamplers.items():
+            upsampler.register_forward_hook(lambda *_, name=name: reached.add(name))
+        run(model, images, forward)
+    except Exception as error:
+        raise InvalidValue(
+            f"the model does not run with the upsamplers {', '.join(upsamplers)} "
+            f"({type(error).__name__}: {error}); name others in targets"
+        ) from error
+    finally:
+        restore()
+    for name in upsamplers:
+        if name not in reached:
+            raise InvalidValue(
+                f"the model does not call the upsampler {name}: it holds what is replaced also "
+                "outside of its modules, as in a list; leave it out of targets"
+            )
 
 
 def _by_place(sites: Iterable[Site]) -> dict[tuple[str, int | None], list[Site]]:

@@ -1,0 +1,269 @@
+"""What a swapped model runs: compared with its upsamplers called one by one."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import io
+import pickle
+import threading
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from mmdysample import Bilinear, swap_upsampling
+from tests.utils import assert_close, needs_compiler
+
+KINDS = ["DySample", "CARAFE", "FADE", "Bilinear"]
+every_kind = pytest.mark.parametrize("kind", KINDS)
+
+
+class Refine(nn.Module):
+    """Calls `F.interpolate`, but upsamples nothing: its call is not its caller's."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(16, 16, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(F.interpolate(x, size=x.shape[2:]))
+
+
+class Merge(nn.Module):
+    """One call; its guide is the second argument."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(24, 8, 1)
+
+    def forward(self, x: Tensor, skip: Tensor) -> Tensor:
+        return self.conv(torch.cat([F.interpolate(x, scale_factor=2), skip], dim=1))
+
+
+class Net(nn.Module):
+    """All kinds of sites, and an upsampler that is there before."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stages = nn.ModuleList(
+            nn.Conv2d(*channels, 3, stride=2, padding=1) for channels in ((3, 8), (8, 16), (16, 16))
+        )
+        self.refine = Refine()
+        self.merge = Merge()
+        self.up = nn.Upsample(scale_factor=2)
+        self.own = Bilinear(8)
+        self.shared = nn.Upsample(scale_factor=2, mode="bilinear")
+        self.head = nn.Conv2d(19, 4, 1)
+
+    def forward(self, images: Tensor) -> Tensor:
+        maps = [images]
+        for stage in self.stages:
+            maps.append(stage(maps[-1]))
+        images, one, two, three = maps
+        two = self.refine(two) + F.interpolate(three, size=two.shape[2:], mode="bilinear")
+        merged = self.merge(two, one)
+        wide = torch.cat([self.shared(two), one], dim=1).mean(dim=1, keepdim=True)
+        y = torch.cat([self.up(merged), images], dim=1)
+        narrow = torch.cat([self.shared(merged * wide), images], dim=1)
+        return self.head(torch.cat([y, narrow[:, :8] + self.own(one)], dim=1))
+
+
+SITES = ["upsampling.0", "merge.upsampling.0", "shared.16", "up", "shared.8"]
+
+
+def expected(net: Net, images: Tensor) -> Tensor:
+    """What a swapped `Net` computes, written with its upsamplers; no hook of a call is met."""
+
+    def up(upsampler: nn.Module, x: Tensor, guide: Tensor) -> Tensor:
+        return upsampler.forward(x, guide=guide if upsampler.guided else None)
+
+    one = net.stages[0](images)
+    two = net.stages[1](one)
+    refined = net.refine.conv(two)
+    two = refined + up(net.upsampling["0"], net.stages[2](two), refined)
+    merged = net.merge.conv(torch.cat([up(net.merge.upsampling["0"], two, one), one], dim=1))
+    wide = torch.cat([up(net.shared["16"], two, one), one], dim=1).mean(dim=1, keepdim=True)
+    y = torch.cat([up(net.up, merged, images), images], dim=1)
+    narrow = up(net.shared["8"], merged * wide, images)
+    own = F.interpolate(one, scale_factor=2, mode="bilinear")
+    return net.head(torch.cat([y, narrow + own], dim=1))
+
+
+def images(height: int = 32, width: int = 48, batch: int = 2) -> Tensor:
+    return torch.randn(batch, 3, height, width)
+
+
+def swapped(kind: str, net: Net | None = None) -> Net:
+    return swap_upsampling(net or Net(), dict(type=kind), images())
+
+
+def gradients(net: Net, loss: Tensor) -> dict[str, Tensor]:
+    names, parameters = zip(*net.named_parameters(), strict=True)
+    return dict(zip(names, torch.autograd.grad(loss, parameters), strict=True))
+
+
+@every_kind
+def test_values_gradients_and_copies(kind):
+    net = swapped(kind)
+    x = images()
+    assert_close(net(x), expected(net, x))
+    wanted = gradients(net, expected(net, x).square().mean())
+    for name, gradient in gradients(net, net(x).square().mean()).items():
+        assert_close(gradient, wanted[name])
+
+    file = io.BytesIO()
+    torch.save(net, file)
+    file.seek(0)
+    copies = [
+        copy.deepcopy(net),
+        pickle.loads(pickle.dumps(copy.deepcopy(net))),
+        torch.load(file, weights_only=False),
+        swapped(kind),
+        torch.optim.swa_utils.AveragedModel(net).module,
+        swapped(kind, Net().to("meta")).to_empty(device="cpu"),
+    ]
+    for other in copies:
+        other.load_state_dict(net.state_dict())
+        assert torch.equal(other(x), net(x))
+        assert type(other) is type(net)
+    # a copy is not entangled with its original
+    with torch.no_grad():
+        copies[0].head.bias += 1
+    assert_close(copies[0](x), net(x) + 1)
+    halved = {name: value / 2 for name, value in net.named_parameters()}
+    copies[1].load_state_dict(halved, strict=False)
+    assert_close(torch.func.functional_call(net, halved, (x,)), expected(copies[1], x))
+
+
+@every_kind
+def test_lower_precision(kind):
+    net = swapped(kind)
+    x = images()
+    with torch.autocast("cpu", torch.bfloat16):
+        assert_close(net(x), expected(net, x), torch.bfloat16)
+        assert (net(x) - expected(net.float(), x)).abs().max() < 0.1
+    net = net.bfloat16()
+    assert_close(net(x.bfloat16()), expected(net, x.bfloat16()))
+
+
+@pytest.mark.parametrize("kind", ["DySample", "FADE"])
+def test_threads_and_replicas(kind):
+    """Frames are each thread's own, also where two run the same model."""
+    nets = [swapped(kind), swapped(kind)]
+    nets.append(nets[0])
+    inputs = [images(height) for height in (32, 48, 64)]
+    with torch.no_grad():
+        wanted = [expected(net, x) for net, x in zip(nets, inputs, strict=True)]
+        wrong = []
+
+        def run(number: int) -> None:
+            with torch.no_grad():
+                for _ in range(5):
+                    if not torch.allclose(nets[number](inputs[number]), wanted[number], atol=1e-5):
+                        wrong.append(number)
+
+        threads = [threading.Thread(target=run, args=(number,)) for number in range(3)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert wrong == []
+        # as nn.DataParallel makes for each device
+        replica = nets[0]._replicate_for_data_parallel()
+        assert_close(replica(inputs[0]), wanted[0])
+
+
+@pytest.mark.parametrize("kind", ["DySample", "FADE"])
+@pytest.mark.parametrize("use_reentrant", [False, True])
+def test_checkpoint_of_the_whole_model(kind, use_reentrant):
+    net = swapped(kind)
+    x = images().requires_grad_()
+    loss = checkpoint(net, x, use_reentrant=use_reentrant).square().mean()
+    loss.backward()
+    wanted = gradients(net, expected(net, x).square().mean())
+    for name, parameter in net.named_parameters():
+        assert_close(parameter.grad, wanted[name])
+
+
+def test_arguments_keep_their_names():
+    """Exporters and trainers read them."""
+    assert str(inspect.signature(swapped("DySample").forward)) == str(
+        inspect.signature(Net().forward)
+    )
+
+
+def test_classes():
+    net = swapped("FADE")
+    assert type(net).__name__ == "UpsampledNet"
+    assert isinstance(net, Net)
+    assert [type(m).__name__ for m in (net.refine, net.merge)] == [
+        "UpsampledRefine",
+        "UpsampledMerge",
+    ]
+    assert type(net.up).__name__ == "FADE"
+    assert "Upsampled" not in repr(net.up) + repr(net.own)
+
+
+class Small(nn.Module):
+    """A module, and a call whose guide is another module's output."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.down = nn.Conv2d(4, 8, 2, stride=2)
+        self.skip = nn.Conv2d(4, 8, 1)
+        self.up = nn.Upsample(scale_factor=2)
+
+    def forward(self, images: Tensor) -> Tensor:
+        skip = self.skip(images)
+        x = self.down(images)
+        return torch.cat([skip, F.interpolate(x, size=skip.shape[2:]), self.up(x)], dim=1)
+
+
+def small(kind: str) -> Small:
+    return swap_upsampling(Small(), dict(type=kind), torch.randn(1, 4, 16, 16)).eval()
+
+
+def expected_small(net: Small, x: Tensor) -> Tensor:
+    skip, y = net.skip(x), net.down(x)
+    guide = skip if net.up.guided else None
+    return torch.cat([skip, net.upsampling["0"].forward(y, guide), net.up.forward(y, guide)], 1)
+
+
+@needs_compiler
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["DySample", "FADE"])
+def test_compile(kind):
+    net = small(kind)
+    compiled = torch.compile(net, fullgraph=True, backend="aot_eager", dynamic=False)
+    for size in ((16, 16), (12, 20)):
+        x = torch.randn(2, 4, *size)
+        loss, wanted = compiled(x).square().mean(), expected_small(net, x).square().mean()
+        assert_close(loss, wanted)
+        for one, other in zip(
+            gradients(net, loss).values(), gradients(net, wanted).values(), strict=True
+        ):
+            assert_close(one, other)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("strict", [False, True])
+def test_export(strict):
+    net = small("DySample")
+    sides = [2 * torch.export.Dim(name, min=4, max=16) for name in ("height", "width")]
+    shapes = {"images": {2: sides[0], 3: sides[1]}}
+    example = torch.randn(1, 4, 16, 16)
+    program = torch.export.export(net, (example,), dynamic_shapes=shapes, strict=strict)
+    for x in (example, torch.randn(1, 4, 12, 20)):
+        assert_close(program.module()(x), expected_small(net, x))
+
+
+@pytest.mark.parametrize("kind", ["DySample", "FADE"])
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning", "ignore:.*torch.jit.trace")
+def test_trace(kind):
+    net = small(kind)
+    traced = torch.jit.trace(net, torch.randn(1, 4, 16, 16))
+    for x in (torch.randn(1, 4, 16, 16), torch.randn(1, 4, 12, 20)):
+        assert_close(traced(x), expected_small(net, x))
