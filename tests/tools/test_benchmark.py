@@ -9,6 +9,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -373,8 +374,9 @@ def test_redirected_calls_are_compared_with_plain_ones(
     redirected = benchmark["redirected_calls"]
     small = {name: subject._replace(image=64) for name, subject in redirected.SUBJECTS.items()}
     monkeypatch.setattr(redirected, "SUBJECTS", small)
-    # without the compiler, whose code the tests of the swap run
-    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="eager"))
+    # without the C++ compiler, whose code the tests of the upsamplers run
+    compiled = Mock(side_effect=functools.partial(torch.compile, backend="eager"))
+    monkeypatch.setattr(torch, "compile", compiled)
     redirected.main([*models, "--repeats", "2", "--modes", mode, "--out", str(tmp_path)])
     with (tmp_path / "redirected_calls.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
@@ -386,6 +388,17 @@ def test_redirected_calls_are_compared_with_plain_ones(
         assert float(row["ratio_p20"]) <= float(row["ratio_p50"]) <= float(row["ratio_p80"])
         assert row["mode"] == mode and plain > 0
     assert "added, us" in capsys.readouterr().out
+    assert compiled.call_count == (2 * len(models) if mode == "compiled" else 0)
+
+
+def test_ratios_of_redirected_calls_are_those_of_pairs(benchmark, monkeypatch):
+    redirected = benchmark["redirected_calls"]
+    taken = dict(plain=[1.0, 2.0, 4.0], swapped=[2.0, 2.0, 12.0])
+    monkeypatch.setattr(redirected, "alternate", lambda *arguments: taken)
+    row = redirected.measure("one-call", "eager", "cpu", 3)
+    assert (row["plain_p50_us"], row["swapped_p50_us"]) == ("2000000.0", "2000000.0")
+    assert row["ratio_p50"] == "2.000", "of 2, 1 and 3"
+    assert row["added_us_per_call"] == "1000000.0", "of 1, 0 and 8 s"
 
 
 def test_redirected_calls_must_compute_what_plain_ones_do(benchmark, monkeypatch):
