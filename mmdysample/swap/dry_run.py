@@ -120,12 +120,17 @@ class Call:
         return any(isinstance(running.module, Upsampler) for running in self.stack)
 
     def guide_by(self, module: str) -> Guide | None:
-        """The last output before this call of the module of that name, if there is one."""
+        """The last output before this call of the module of that name, if it is (B, C, H, W)."""
         for running in reversed(self.stack):
             output = running.last_output(module, self.moment)
-            if output is not None:
-                return Guide(running.name, None, module, output[2][1] if len(output[2]) > 1 else 0)
+            if output is not None and len(output[2]) == 4:
+                return Guide(running.name, None, module, output[2][1])
         return None
+
+    def shape_of_guide(self, module: str) -> torch.Size:
+        """The shape of the tensor that `guide_by` has found."""
+        outputs = [running.last_output(module, self.moment) for running in reversed(self.stack)]
+        return next(output[2] for output in outputs if output is not None)
 
 
 class _Notes:

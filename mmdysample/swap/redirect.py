@@ -80,14 +80,13 @@ class Frame:
         number: int,
         input: Tensor,
         size: int | Sequence[int] | None = None,
-        scale_factor: float | None = None,  # the dry run saw what it comes to
+        scale_factor: float | Sequence[float] | None = None,
         *args,
         **kwargs,
     ) -> Tensor:
-        if isinstance(size, int):
-            size = (size, size)
+        upsampler = getattr(self.owner, CHILD)[str(number)]
         try:
-            return getattr(self.owner, CHILD)[str(number)](input, size=size)
+            return upsampler(input, size=_size_of_call(input, size, scale_factor))
         except InvalidValue as error:
             raise InvalidValue(
                 f"{self.plan.module} calls F.interpolate (call {number}) as it did not with the "
@@ -103,6 +102,18 @@ class Frame:
                 "stands for which call; swap with an example and forward= that take this path, "
                 f"or leave {self.plan.module} out of targets"
             )
+
+
+def _size_of_call(
+    x: Tensor, size: int | Sequence[int] | None, scale_factor: float | Sequence[float] | None
+) -> Sequence[int] | None:
+    """The (h, w) that a call of `F.interpolate` asks for; None for a whole multiple of x's."""
+    if size is not None:
+        return (size, size) if isinstance(size, int) else size
+    factors = scale_factor if isinstance(scale_factor, (list, tuple)) else (scale_factor,) * 2
+    if all(factor == int(factor) for factor in factors):
+        return None
+    return tuple(int(n * factor) for n, factor in zip(x.shape[2:], factors, strict=True))
 
 
 class _Frames(threading.local):
@@ -129,6 +140,7 @@ class _Redirect(TorchFunctionMode):
 class _Swapped(nn.Module):
     """What the subclasses that `swapped_class` makes have in common."""
 
+    _plain_class: type[nn.Module]
     _upsampling_plan: Plan | None = None
 
     def forward(self, *args, **kwargs):
@@ -151,7 +163,7 @@ class _Swapped(nn.Module):
         # Pickle finds the model's own class by its name, and not this one.
         make, arguments, *rest = super().__reduce_ex__(protocol)
         if make is copyreg.__newobj__:
-            make, arguments = _make, (type(self).__bases__[1], *arguments[1:])
+            make, arguments = _make, (type(self)._plain_class, *arguments[1:])
         return (make, arguments, *rest)
 
 
@@ -181,7 +193,8 @@ def swapped_class(cls: type[nn.Module]) -> type[nn.Module]:
 
     ours = issubclass(cls, (Upsampler, UpsamplersByWidth))
     name = cls.__name__ if ours else f"Upsampled{cls.__name__}"
-    return type(cls)(name, (base, cls), {"__module__": cls.__module__, "forward": forward})
+    members = {"__module__": cls.__module__, "forward": forward, "_plain_class": cls}
+    return type(cls)(name, (base, cls), members)
 
 
 def _make(cls: type[nn.Module], *arguments) -> nn.Module:

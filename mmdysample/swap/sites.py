@@ -123,8 +123,7 @@ def sites_of(model: nn.Module, recorders: Sequence[Recorder]) -> UpsamplingSites
         module = modules[name]
         replaced = _is_replaced(name, module, runs[name])
         if replaced:
-            hooks = (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks)
-            kept = "the module has hooks, which would be lost" if any(hooks) else None
+            kept = "the module has hooks, which would be lost" if _has_hooks(module) else None
         else:
             kept = _why_owner_keeps(name, module, runs[name])
         where = name if replaced else f"{name}.{CHILD}.{number}".removeprefix(".")
@@ -135,9 +134,29 @@ def sites_of(model: nn.Module, recorders: Sequence[Recorder]) -> UpsamplingSites
 
 
 def _is_replaced(name: str, module: nn.Module, runs: Sequence[Running]) -> bool:
-    """Whether a module does nothing but interpolate what it is given."""
+    """Whether a module does nothing but interpolate what it is given, to a multiple of its size."""
     empty = not (module._modules or module._parameters or module._buffers)
-    return bool(name) and empty and all(running.only_interpolates for running in runs)
+    return (
+        bool(name)
+        and empty
+        and "forward" not in module.__dict__  # as it is again after the dry runs
+        and all(running.only_interpolates for running in runs)
+        and all(_is_multiple(call) for running in runs for call in running.calls)
+    )
+
+
+def _is_multiple(call: Call) -> bool:
+    pairs = zip(call.source[2:], call.target[2:], strict=True)
+    return all(after % before == 0 for before, after in pairs)
+
+
+def _has_hooks(module: nn.Module) -> bool:
+    return bool(
+        module._forward_hooks
+        or module._forward_pre_hooks
+        or module._backward_hooks
+        or module._backward_pre_hooks
+    )
 
 
 def _why_owner_keeps(name: str, module: nn.Module, runs: Sequence[Running]) -> str | None:
@@ -147,7 +166,7 @@ def _why_owner_keeps(name: str, module: nn.Module, runs: Sequence[Running]) -> s
         return f"{kind} {name} does not always call F.interpolate as many times"
     if isinstance(module, CONTAINERS):
         return f"called by {kind} {name}, whose children are run one by one"
-    if "forward" in module.__dict__:  # as it is again after the dry runs
+    if "forward" in module.__dict__:
         return f"the forward of {kind} {name} was set on the object"
     if hasattr(module, CHILD):
         return f"{kind} {name} has an attribute {CHILD!r} already"

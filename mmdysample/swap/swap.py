@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import Tensor, nn
 from torch.fx import GraphModule
+from torch.nn.parameter import is_lazy
 
 from mmdysample.errors import InvalidType, InvalidValue
 from mmdysample.registry import build_upsampler, did_you_mean, get_upsampler
@@ -104,8 +105,9 @@ def swap_upsampling(
         if cfg is None:
             kept[site.name] = "upsample_cfg is None here"
             continue
+        _check_cfg(cfg)
         guide = found_guides[site.name]
-        if guide is None and _is_guided(cfg):
+        if guide is None and _class_of(cfg).guided:
             if _is_named(site, targets):
                 raise InvalidValue(f"{_without_guide(cfg, site)}; name a module in guides")
             kept[site.name] = _without_guide(cfg, site)
@@ -116,6 +118,12 @@ def swap_upsampling(
         for site in group if missing else ():
             if upsamplers.pop(site.name, None) is not None:
                 kept[site.name] = f"{missing[0]}, which the same call reaches, is kept"
+    for name in guides or {}:
+        if name in upsamplers and not upsamplers[name].guided:
+            raise InvalidValue(
+                f"guides names the site {name!r}, but {type(upsamplers[name]).__name__} has no "
+                "guide"
+            )
     if not upsamplers:
         reasons = "; ".join(f"{site.name}: {kept[site.name]}" for site in sites)
         raise InvalidValue(f"no upsampling can be swapped ({reasons})")
@@ -145,6 +153,13 @@ def _check_model(model: nn.Module) -> None:
             raise InvalidValue(f"{kind} is a graph of torch.fx; swap the model it was made of")
         if isinstance(module, (nn.parallel.DistributedDataParallel, nn.DataParallel)):
             raise InvalidValue(f"{kind} wraps the model for parallel training; swap before")
+        if any(cls.__module__.startswith("torch.distributed.fsdp") for cls in type(module).__mro__):
+            raise InvalidValue(f"{kind} is sharded for parallel training; swap before")
+        if any(map(is_lazy, (*module._parameters.values(), *module._buffers.values()))):
+            raise InvalidValue(
+                f"{kind} is lazy: its parameters get their shapes in a first forward; run the "
+                "model once before"
+            )
         if is_swapped(module):
             raise InvalidValue(
                 f"{kind} was swapped already; build the model again and swap all in one call"
@@ -159,12 +174,35 @@ def _check_arguments(upsample_cfg: Any, preserve: Any, guides: Any) -> None:
             "upsample_cfg must be a dict such as dict(type='DySample'), or a function of a site "
             f"that returns one, got {upsample_cfg!r}"
         )
+    if isinstance(upsample_cfg, Mapping):
+        _check_cfg(upsample_cfg)
     if not isinstance(preserve, bool):
         raise InvalidType(f"preserve must be True or False, got {preserve!r}")
     if guides is not None and not isinstance(guides, Mapping):
         raise InvalidType(
             f"guides must be a dict, the name of a site -> the name of a module, got {guides!r}"
         )
+
+
+def _check_cfg(cfg: Any) -> None:
+    """An error unless ``cfg`` is a dict whose type is an upsampler."""
+    if not isinstance(cfg, Mapping) or "type" not in cfg:
+        raise InvalidType(
+            "upsample_cfg must be a dict with the key 'type', such as dict(type='DySample'), or a "
+            f"function of a site that returns one, got {cfg!r}"
+        )
+    kind = cfg["type"]
+    if not isinstance(kind, type):
+        get_upsampler(kind)
+    elif not issubclass(kind, Upsampler):
+        raise InvalidValue(
+            f"type of upsample_cfg must be an Upsampler or the name of one, got {kind.__qualname__}"
+        )
+
+
+def _class_of(cfg: Mapping) -> type[Upsampler]:
+    kind = cfg["type"]
+    return kind if isinstance(kind, type) else get_upsampler(kind)
 
 
 def _as_list(targets: str | Sequence[str] | None) -> list[str] | None:
@@ -244,19 +282,21 @@ def _named_guides(
                 f"{module} cannot guide {name}: it returns no map before it in a forward that runs "
                 "both"
             )
+        for call in by_name[name].calls:
+            if call.shape_of_guide(module)[2:] != call.target[2:]:
+                raise InvalidValue(
+                    f"{module} cannot guide {name}: it returns "
+                    f"{tuple(call.shape_of_guide(module))}, and the guide of a map that becomes "
+                    f"{tuple(call.target)} has its height and width"
+                )
         found[name] = source
     return found
 
 
-def _is_guided(cfg: Mapping) -> bool:
-    kind = cfg.get("type")
-    return bool(getattr(get_upsampler(kind) if isinstance(kind, str) else kind, "guided", False))
-
-
 def _without_guide(cfg: Mapping, site: Site) -> str:
     return (
-        f"{cfg['type']} needs a guide, and what {site.name} is next added to or concatenated with "
-        "is not there before it"
+        f"{_class_of(cfg).__name__} needs a guide, and what {site.name} is next added to or "
+        "concatenated with is not there before it"
     )
 
 
@@ -271,9 +311,7 @@ def _build(cfg: Mapping, site: Site, guide: Guide | None, preserve: bool) -> Ups
     call = site.calls[0]
     try:
         if preserve:
-            kind = cfg.get("type")
-            cls = get_upsampler(kind) if isinstance(kind, str) else kind
-            for name, value in cls.preserving(mode).items():
+            for name, value in _class_of(cfg).preserving(mode).items():
                 if cfg.setdefault(name, value) != value:
                     raise InvalidValue(
                         f"upsample_cfg sets {name}={cfg[name]!r}, but preserve=True needs {value!r}"
