@@ -161,15 +161,15 @@ def _has_hooks(module: nn.Module) -> bool:
 
 def _why_owner_keeps(name: str, module: nn.Module, runs: Sequence[Running]) -> str | None:
     """Why the calls in the forward of a module cannot be redirected."""
-    kind = type(module).__name__
+    owner = f"{type(module).__name__} {name}".rstrip()
     if len({len(running.calls) for running in runs}) > 1:
-        return f"{kind} {name} does not always call F.interpolate as many times"
+        return f"{owner} does not always call F.interpolate as many times"
     if isinstance(module, CONTAINERS):
-        return f"called by {kind} {name}, whose children are run one by one"
+        return f"called by {owner}, whose children are run one by one"
     if "forward" in module.__dict__:
-        return f"the forward of {kind} {name} was set on the object"
+        return f"the forward of {owner} was set on the object"
     if hasattr(module, CHILD):
-        return f"{kind} {name} has an attribute {CHILD!r} already"
+        return f"{owner} has an attribute {CHILD!r} already"
     return None
 
 

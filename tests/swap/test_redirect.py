@@ -6,6 +6,7 @@ import copy
 import inspect
 import io
 import pickle
+import re
 import threading
 
 import pytest
@@ -15,6 +16,8 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from mmdysample import Bilinear, swap_upsampling
+from mmdysample.errors import InvalidValue
+from mmdysample.swap import redirect
 from tests.utils import assert_close, needs_compiler
 
 KINDS = ["DySample", "CARAFE", "FADE", "Bilinear"]
@@ -205,6 +208,156 @@ def test_classes():
     ]
     assert type(net.up).__name__ == "FADE"
     assert "Upsampled" not in repr(net.up) + repr(net.own)
+
+
+class Run(nn.Module):
+    """A call between convolutions, run by a function that a test may set."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(3, 8, 2, stride=2)
+        self.side = nn.Conv2d(3, 8, 3, padding=1)
+        self.last = nn.Conv2d(8, 2, 1)
+        self.run = usual
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.run(self, images)
+
+
+def double(x: Tensor) -> Tensor:
+    return F.interpolate(x, scale_factor=2)
+
+
+def usual(model: Run, images: Tensor) -> Tensor:
+    side = model.side(images)
+    return model.last(double(model.first(images)) + side)
+
+
+def twice(model: Run, images: Tensor) -> Tensor:
+    return usual(model, images) + double(usual(model, images[:, :, ::2, ::2]))
+
+
+def never(model: Run, images: Tensor) -> Tensor:
+    return model.last(model.side(images))
+
+
+def wider(model: Run, images: Tensor) -> Tensor:
+    x = model.first(images)
+    return double(torch.cat([x, x], dim=1))
+
+
+def unreachable(model: Run, images: Tensor) -> Tensor:
+    return F.interpolate(model.first(images), size=images.shape[3])
+
+
+def without_guide(model: Run, images: Tensor) -> Tensor:
+    return model.last(double(model.first(images)) + model.side(images))
+
+
+def checkpointed(use_reentrant: bool, part):
+    def run(model: Run, images: Tensor) -> Tensor:
+        return checkpoint(part, model, images.requires_grad_(), use_reentrant=use_reentrant)
+
+    return run
+
+
+def checkpointed_guide(use_reentrant: bool):
+    def run(model: Run, images: Tensor) -> Tensor:
+        side = checkpoint(model.side, images.requires_grad_(), use_reentrant=use_reentrant)
+        return model.last(double(model.first(images)) + side)
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("kind", "run", "sentence"),
+    [
+        ("DySample", twice, "Run called F.interpolate 3 times, but 1 times with the example"),
+        ("DySample", never, "Run called F.interpolate 0 times, but 1 times with the example"),
+        (
+            "DySample",
+            wider,
+            "Run calls F.interpolate (call 0) as it did not with the example: DySample: x must be "
+            "(B, 8, H, W), got (1, 16, 8, 12)",
+        ),
+        (
+            "DySample",
+            unreachable,
+            "Run calls F.interpolate (call 0) as it did not with the example: DySample: cannot "
+            "reach size (24, 24) from (8, 12)",
+        ),
+        (
+            "FADE",
+            without_guide,
+            "upsampling.0 has met no guide: the module that computes it has not run",
+        ),
+        (
+            "DySample",
+            checkpointed(True, usual),
+            "Run calls F.interpolate where no gradient is recorded, as reentrant activation "
+            "checkpointing does; checkpoint the whole module",
+        ),
+        (
+            "FADE",
+            checkpointed_guide(True),
+            "the guide of upsampling.0 is computed where no gradient is recorded",
+        ),
+    ],
+)
+def test_another_path_than_with_the_example(kind, run, sentence):
+    net = swap_upsampling(Run(), dict(type=kind), images())
+    wanted = net(images(16, 24, 1)).shape
+    net.run = run
+    with pytest.raises(InvalidValue, match=re.escape(sentence)):
+        net(images(16, 24, 1))
+    net.run = usual  # nothing is left of the forward that has failed
+    assert net(images(16, 24, 1)).shape == wanted
+    assert redirect._frames.stack == []
+
+
+@pytest.mark.parametrize("kind", ["DySample", "FADE", "PixelShuffle"])
+def test_a_part_in_a_checkpoint_raises(kind):
+    """Its second run, in the backward pass, is in no forward: torch notes what it has not saved."""
+    net = swap_upsampling(Run(), dict(type=kind), images())
+    net.run = checkpointed(False, usual)
+    loss = net(images()).sum()
+    with pytest.raises(RuntimeError, match="number of tensors"):
+        loss.backward()
+
+
+@pytest.mark.parametrize("kind", ["DySample", "FADE"])
+def test_a_guide_in_a_checkpoint(kind):
+    net = swap_upsampling(Run(), dict(type=kind), images())
+    x = images()
+    wanted = gradients(net, net(x).square().mean())
+    net.run = checkpointed_guide(False)
+    for name, gradient in gradients(net, net(x).square().mean()).items():
+        assert_close(gradient, wanted[name])
+
+
+class Ratio(nn.Module):
+    """Says how many times larger a map has to be, as some exported models do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(3, 8, 3, stride=2, padding=1)
+        self.second = nn.Conv2d(8, 8, 3, stride=2, padding=1)
+
+    def forward(self, images: Tensor) -> Tensor:
+        fine = self.first(images)
+        coarse = self.second(fine)
+        ratio = [fine.shape[axis] / coarse.shape[axis] for axis in (2, 3)]
+        return fine + F.interpolate(coarse, scale_factor=ratio)
+
+
+@pytest.mark.parametrize("height", [29, 30, 31, 33])
+def test_odd_sizes(height):
+    """Of maps that become larger by a row or a column than the other one these are left out."""
+    net = swap_upsampling(Ratio(), dict(type="CARAFE"), images())
+    for x in (images(height, 37, batch=3), images(64, height)):
+        fine = net.first(x)
+        coarse = net.upsampling["0"](net.second(fine))
+        assert_close(net(x), fine + coarse[:, :, : fine.shape[2], : fine.shape[3]])
 
 
 class Small(nn.Module):
