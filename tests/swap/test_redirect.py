@@ -11,6 +11,7 @@ import threading
 
 import pytest
 import torch
+import torch.distributed as group
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
@@ -403,7 +404,10 @@ def test_compile(kind):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("strict", [False, True])
-def test_export(strict):
+def test_export(strict, tmp_path):
+    reason = "needs ONNX: pip install onnx onnxscript onnxruntime"
+    pytest.importorskip("onnxscript", reason=reason)
+    onnxruntime = pytest.importorskip("onnxruntime", reason=reason)
     net = small("DySample")
     sides = [2 * torch.export.Dim(name, min=4, max=16) for name in ("height", "width")]
     shapes = {"images": {2: sides[0], 3: sides[1]}}
@@ -411,6 +415,13 @@ def test_export(strict):
     program = torch.export.export(net, (example,), dynamic_shapes=shapes, strict=strict)
     for x in (example, torch.randn(1, 4, 12, 20)):
         assert_close(program.module()(x), expected_small(net, x))
+    if not strict:
+        path = str(tmp_path / "net.onnx")
+        torch.onnx.export(program, dynamo=True, verbose=False).save(path)
+        session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+        x = torch.randn(1, 4, 12, 20)
+        (result,) = session.run(None, {"images": x.numpy()})
+        assert_close(torch.from_numpy(result), expected_small(net, x))
 
 
 @pytest.mark.parametrize("kind", ["DySample", "FADE"])
@@ -420,3 +431,40 @@ def test_trace(kind):
     traced = torch.jit.trace(net, torch.randn(1, 4, 16, 16))
     for x in (torch.randn(1, 4, 16, 16), torch.randn(1, 4, 12, 20)):
         assert_close(traced(x), expected_small(net, x))
+
+
+def train_in_a_group(rank: int, file: str, kind: str) -> None:
+    """One of two processes: gradients of DDP, then of FSDP2."""
+    from torch.distributed import device_mesh, fsdp
+
+    torch.manual_seed(0)
+    net, x = swapped(kind), images()
+    wanted = gradients(net, expected(net, x).square().mean())
+    group.init_process_group("gloo", init_method=f"file://{file}", rank=rank, world_size=2)
+    try:
+        copied = copy.deepcopy(net)
+        parallel = nn.parallel.DistributedDataParallel(copied, find_unused_parameters=False)
+        for _ in range(2):  # the second finds out whether all gradients of the first have come
+            copied.zero_grad()
+            parallel(x[rank : rank + 1]).square().mean().backward()
+        for name, parameter in copied.named_parameters():
+            assert_close(parameter.grad, wanted[name])
+        if rank == 0:
+            assert {"upsampling.0", "merge.upsampling.0"} <= {n for n, _ in copied.named_modules()}
+        if not hasattr(fsdp, "fully_shard"):
+            return  # torch < 2.6
+        mesh = device_mesh.init_device_mesh("cpu", (2,))
+        for module in (net.merge, net.refine, net):
+            fsdp.fully_shard(module, mesh=mesh)
+        net(x[rank : rank + 1]).square().mean().backward()
+        for name, parameter in net.named_parameters():
+            assert_close(parameter.grad.full_tensor(), wanted[name])
+    finally:
+        group.destroy_process_group()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["FADE"])
+def test_parallel_training(tmp_path, kind):
+    """Two processes have the gradients of one that has both halves of the batch."""
+    torch.multiprocessing.spawn(train_in_a_group, (str(tmp_path / "group"), kind), nprocs=2)
