@@ -25,6 +25,7 @@ Forward = Callable[[nn.Module, Tensor], Any]
 
 JOINS = {"add", "add_", "__add__", "__radd__", "__iadd__", "cat", "concat", "concatenate"}
 """Names of the functions in which an upsampled map meets the one that can guide it."""
+IN_PLACE = {"add_", "__iadd__"}
 LARGEST_STRIDE = 64
 _SIGNATURE = inspect.signature(F.interpolate)
 
@@ -91,6 +92,7 @@ class Call:
         source, target: shapes before and after.
         guide: what the result is next added to or concatenated with, where that can be had.
         joined: whether it was added to or concatenated with anything.
+        overwrites: whether it was added to something in place.
         is_output: whether the model returned the result.
     """
 
@@ -108,6 +110,7 @@ class Call:
     result: weakref.ref = field(repr=False)
     guide: Guide | None = None
     joined: bool = False
+    overwrites: bool = False
     is_output: bool = False
 
     @property
@@ -246,6 +249,7 @@ class Recorder(TorchFunctionMode):
                 ]
                 if partners and not call.joined:
                     call.joined = True
+                    call.overwrites = function in IN_PLACE and partners[0] is tensors[0]
                     call.guide = self._guide_among(call, partners)
             elif result.shape[2:] == size:
                 self._upsampled.set(result, {call, *(self._upsampled.get(result) or ())})

@@ -98,9 +98,9 @@ class Frame:
         if self.plan.swapped and self.calls != self.plan.calls:
             raise InvalidValue(
                 f"{self.plan.module} called F.interpolate {self.calls} times, but "
-                f"{self.plan.calls} times with the example, so it is not known which upsampler "
-                "stands for which call; swap with an example and forward= that take this path, "
-                f"or leave {self.plan.module} out of targets"
+                f"{self.plan.calls} times with the example, in evaluation mode: it is not known "
+                "which upsampler stands for which call; swap with an example and forward= that "
+                f"take this path, or leave {self.plan.module} out of targets"
             )
 
 
@@ -240,15 +240,21 @@ class RememberGuide:
 
 
 class TakeGuide:
-    """Forward pre-hook of a guided upsampler: adds the guide of the running forward."""
+    """Forward pre-hook of a guided upsampler: adds the guide of the running forward.
 
-    def __init__(self, site: str) -> None:
+    A guide that is overwritten next, by ``guide += upsampled``, is copied: the backward pass needs
+    it as it was.
+    """
+
+    def __init__(self, site: str, copies: bool = False) -> None:
         self.site = site
+        self.copies = copies
 
     def __call__(self, module: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
         for frame in reversed(_frames.stack):
             if self.site in frame.guides:
-                return args, {**kwargs, "guide": frame.guides[self.site]}
+                guide = frame.guides[self.site]
+                return args, {**kwargs, "guide": guide.clone() if self.copies else guide}
             if self.site in frame.plan.input_guides or self.site in frame.plan.output_guides:
                 break
         raise InvalidValue(

@@ -226,7 +226,14 @@ def _ratio(calls: Sequence[Call]) -> tuple[int | None, str | None]:
             if all(abs(out - s * into) < s for into, out in everywhere)
         ]
         if fitting:
-            return min(fitting, key=lambda s: sum(abs(o - s * i) for i, o in everywhere)), None
+            exact = [s for s in fitting if all(out == s * into for into, out in everywhere)]
+            # Odd sizes fit several large ratios; the strides of models are powers of two.
+            strides = [s for s in fitting if s.bit_count() == 1]
+            nearest = min(
+                exact or strides or fitting,
+                key=lambda s: sum(abs(out - s * into) for into, out in everywhere),
+            )
+            return nearest, None
     ratios = {_times(call) for call in calls}
     if len(ratios) > 1:
         seen = ", ".join(sorted(ratios, key=lambda ratio: (len(ratio), ratio)))

@@ -328,7 +328,8 @@ def _build(cfg: Mapping, site: Site, guide: Guide | None, preserve: bool) -> Ups
             "may be a function of the site"
         ) from error
     if guide is not None and upsampler.guided:
-        upsampler.register_forward_pre_hook(TakeGuide(site.name), with_kwargs=True)
+        take = TakeGuide(site.name, copies=any(call.overwrites for call in site.calls))
+        upsampler.register_forward_pre_hook(take, with_kwargs=True)
     return upsampler.to(call.device, call.dtype)
 
 

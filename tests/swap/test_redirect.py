@@ -336,6 +336,25 @@ def test_a_guide_in_a_checkpoint(kind):
         assert_close(gradient, wanted[name])
 
 
+def in_place(model: Run, images: Tensor) -> Tensor:
+    side = model.side(images)
+    side += double(model.first(images))
+    return model.last(side)
+
+
+def test_a_guide_that_is_overwritten():
+    """`side += up(x)` as `side + up(x)`, also in the backward pass."""
+    net = Run()
+    net.run = in_place
+    net = swap_upsampling(net, dict(type="FADE"), images())
+    x = images()
+    overwriting = gradients(net, net(x).square().mean())
+    side = net.side(x)
+    y = net.last(side + net.upsampling["0"].forward(net.first(x), guide=side))
+    for name, gradient in gradients(net, y.square().mean()).items():
+        assert_close(overwriting[name], gradient)
+
+
 class Ratio(nn.Module):
     """Says how many times larger a map has to be, as some exported models do."""
 
