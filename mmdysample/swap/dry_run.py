@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import functools
 import inspect
+import logging
 import math
 import random
 import weakref
@@ -25,8 +26,11 @@ Forward = Callable[[nn.Module, Tensor], Any]
 
 JOINS = {"add", "add_", "__add__", "__radd__", "__iadd__", "cat", "concat", "concatenate"}
 """Names of the functions in which an upsampled map meets the one that can guide it."""
+FINAL = {"sigmoid", "softmax", "log_softmax", "tanh", "argmax", "squeeze", "__getitem__"}
+"""What a model does with its resized output before it returns it."""
 IN_PLACE = {"add_", "__iadd__"}
 LARGEST_STRIDE = 64
+_logger = logging.getLogger("mmdysample")
 _SIGNATURE = inspect.signature(F.interpolate)
 
 
@@ -93,7 +97,7 @@ class Call:
         guide: what the result is next added to or concatenated with, where that can be had.
         joined: whether it was added to or concatenated with anything.
         overwrites: whether it was added to something in place.
-        is_output: whether the model returned the result.
+        is_output: whether the model returned the result, or probabilities or a part of it.
     """
 
     images: torch.Size
@@ -167,6 +171,7 @@ class Recorder(TorchFunctionMode):
         self._stack: list[Running] = []
         self._moment = 0
         self._upsampled = _Notes()  # result, or what was made of it -> its calls
+        self._final = _Notes()  # result, or a probability or part of it -> its call
         self._same = _Notes()  # result of a call that does not enlarge -> its input
 
     def watch(self, module: nn.Module) -> None:
@@ -208,9 +213,10 @@ class Recorder(TorchFunctionMode):
 
     def finish(self, output: Any) -> None:
         """Note what the model returned."""
-        returned = [tensor for _, tensor in _tensors(output)]
-        for call in self.calls:
-            call.is_output = any(call.result() is tensor for tensor in returned)
+        for _, tensor in _tensors(output):
+            call = self._final.get(tensor)
+            if call is not None:
+                call.is_output = True
 
     def _note_call(self, result: Tensor, bound: inspect.BoundArguments) -> None:
         bound.apply_defaults()
@@ -233,12 +239,15 @@ class Recorder(TorchFunctionMode):
         self.calls.append(call)
         if self._stack:
             self._stack[-1].calls.append(call)
+        self._final.set(result, call)
         self._upsampled.set(result, {call, *(self._upsampled.get(x) or ())})
         if x.shape == result.shape:
             self._same.set(result, x)
 
     def _follow(self, function: str, arguments: tuple, result: Tensor) -> None:
         tensors = [tensor for _, tensor in _tensors(arguments)]
+        if function in FINAL and tensors and self._final.get(tensors[0]) is not None:
+            self._final.set(result, self._final.get(tensors[0]))
         for call in {call for t in tensors for call in self._upsampled.get(t) or ()}:
             size = call.target[2:]
             if function in JOINS:
@@ -274,14 +283,19 @@ class Recorder(TorchFunctionMode):
 
 
 def record(model: nn.Module, example: Tensor, forward: Forward | None) -> list[Recorder]:
-    """What a model does with ``example``, and with images of about 1.5 times its size.
+    """What a model does with ``example``, and with larger images if it takes them.
 
     Raises:
         InvalidType, InvalidValue: ``example`` is not images, or the model does not take it.
     """
     example = images_for(model, example)
+    recorders = [_record(model, example, forward)]
     larger = F.interpolate(example, size=_larger(example.shape[2:]), mode="nearest")
-    return [_record(model, images, forward) for images in (example, larger)]
+    try:
+        recorders.append(_record(model, larger, forward))
+    except InvalidValue as error:
+        _logger.warning("ratios are those with images of one size, as %s", error)
+    return recorders
 
 
 def images_for(model: nn.Module, example: Tensor) -> Tensor:
@@ -323,9 +337,8 @@ def _record(model: nn.Module, images: Tensor, forward: Forward | None) -> Record
             call = "model(images)" if forward is None else "forward(model, images)"
             raise InvalidValue(
                 f"{call} failed with images of {tuple(images.shape)}, made of example "
-                f"({type(error).__name__}: {error}); give an example that the model takes, also at "
-                "1.5 times its size, and where it takes more than images a function "
-                "forward=lambda model, images: ..."
+                f"({type(error).__name__}: {error}); give an example that the model takes, and "
+                "where it takes more than images a function forward=lambda model, images: ..."
             ) from error
     finally:
         restore()

@@ -37,7 +37,7 @@ def find_upsampling(
     """Find where a model upsamples. Nothing of the model is changed.
 
     The model runs twice, in evaluation mode and without gradients: with ``example``, and with
-    images of about 1.5 times its size.
+    larger images (a warning is logged if it takes none: ratios may be those of this size only).
 
     Args:
         model: any module; on any device.
