@@ -771,13 +771,16 @@ class HourglassModule(nn.Module):
     ExpectedSite("hourglass.upsampling.0", 8, 2, "nearest", None, "hourglass.up1", 8),
 )
 class Hourglass(nn.Module):
+    """Guides are what results are added to first."""
+
     def __init__(self) -> None:
         super().__init__()
         self.stem = conv_bn_relu(3, 8, stride=2)
         self.hourglass = HourglassModule(2, (8, 12, 16))
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.hourglass(self.stem(x))
+        x = self.stem(x)
+        return x + self.hourglass(x)
 
 
 @stand_in(

@@ -21,7 +21,7 @@ def test_sites_of_stand_ins(name):
 
 
 @pytest.mark.parametrize("name", ["FPN", "PAFPN", "TorchvisionFPN"])
-@pytest.mark.parametrize("size", [(9, 11), (17, 32)], ids=str)
+@pytest.mark.parametrize("size", [(9, 9), (17, 32)], ids=str)
 def test_sites_in_small_and_odd_maps(name, size):
     """Of 9 pixels, as of 14, the map of stride 8 has 2; what it is brought to has 3 and 4."""
     check(STAND_INS[name], torch.randn(1, 3, *size))
