@@ -8,9 +8,14 @@ import subprocess
 import sys
 import textwrap
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import torch
+from torch import nn
+
+from mmdysample.upsamplers.base import Upsampler
+from tests.swap.stand_ins import STAND_INS
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = sorted(path for path in [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")])
@@ -40,6 +45,110 @@ def test_plain_pytorch(tmp_path, monkeypatch, capsys):
     losses = [float(x) for x in re.findall(r"loss (\d\.\d+)", capsys.readouterr().out)]
     assert losses[-1] < losses[0] / 3
     assert (tmp_path / "dysample.onnx").stat().st_size > 0
+
+
+OTHER_PACKAGES = ("ultralytics", "segmentation_models_pytorch", "torchvision", "timm")
+
+
+def about(package: str, document: str = "docs/any_model.md") -> list[str]:
+    return [
+        block
+        for block in code_of(document)
+        if f"import {package}" in block or f"from {package}" in block
+    ]
+
+
+def upsamplers_of(model: nn.Module) -> dict[str, Upsampler]:
+    return {name: m for name, m in model.named_modules() if isinstance(m, Upsampler)}
+
+
+def test_any_model(tmp_path, monkeypatch, capsys):
+    """The table is the printed one; what is said to stay the same does, and training goes on."""
+    monkeypatch.chdir(tmp_path)
+    others = {block for package in OTHER_PACKAGES for block in about(package)}
+    names = run([block for block in code_of("docs/any_model.md") if block not in others])
+    printed = capsys.readouterr().out
+    table, *losses = re.split("step [0-9]+: loss ", printed)
+    assert f"```\n{table}```" in (ROOT / "docs/any_model.md").read_text()
+    first, last, swapped_first, swapped_last = map(float, losses)
+    assert last < first / 1.5 and swapped_first < first / 1.5 and swapped_last < swapped_first
+    torch.testing.assert_close(names["after"], names["before"], rtol=0, atol=1e-5)
+    trained, loaded = names["model"], names["loaded"]
+    images = names["images"]
+    assert torch.equal(loaded(images), trained(images))
+    assert not torch.allclose(trained(images), names["before"], atol=1e-2)
+    assert [*upsamplers_of(loaded)] == ["ups.0.upsampling.0", "ups.1.upsampling.0"]
+    assert [type(up).__name__ for up in upsamplers_of(names["guided"]).values()] == ["FADE"] * 2
+    assert names["guided"](images).shape == (4, 2, 48, 48)
+
+
+def stub(monkeypatch, name: str, **members) -> None:
+    """Make ``import name`` give a module of these members: models that are called as the real ones.
+
+    Of `a.b` the packages `a` and `a.b` are made.
+    """
+    parts = name.split(".")
+    for end in range(1, len(parts) + 1):
+        path = ".".join(parts[:end])
+        if not isinstance(sys.modules.get(path), ModuleType) or end == len(parts):
+            monkeypatch.setitem(sys.modules, path, ModuleType(path))
+        if end > 1:
+            monkeypatch.setattr(
+                sys.modules[".".join(parts[: end - 1])],
+                parts[end - 1],
+                sys.modules[path],
+                raising=False,
+            )
+    for key, value in members.items():
+        monkeypatch.setattr(sys.modules[name], key, value, raising=False)
+
+
+def test_any_model_of_segmentation_models(monkeypatch):
+    stub(monkeypatch, "segmentation_models_pytorch", Unet=lambda *a, **k: STAND_INS["Unet"].build())
+    names = run(about("segmentation_models_pytorch"))
+    assert [*upsamplers_of(names["model"])] == [site.name for site in STAND_INS["Unet"].sites]
+
+
+def test_any_model_of_timm(monkeypatch):
+    stub(monkeypatch, "timm", create_model=lambda *a, **k: STAND_INS["HRNetFuse"].build())
+    names = run(about("timm"))
+    assert [*upsamplers_of(names["model"])] == [site.name for site in STAND_INS["HRNetFuse"].sites]
+
+
+def test_any_model_of_torchvision(monkeypatch):
+    class Detector(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.backbone = STAND_INS["TorchvisionFPN"].build()
+
+    stub(
+        monkeypatch,
+        "torchvision.models.detection",
+        retinanet_resnet50_fpn=lambda weights, weights_backbone: Detector(),
+    )
+    names = run(about("torchvision"))
+    sites = [f"backbone.{site.name}" for site in STAND_INS["TorchvisionFPN"].sites]
+    assert [*upsamplers_of(names["model"])] == sites
+
+
+def test_any_model_of_ultralytics(monkeypatch):
+    """The trainer's model has upsamplers, and takes over those of the model it starts from."""
+
+    class DetectionTrainer:
+        def get_model(self, cfg=None, weights=None, verbose=True):
+            model = STAND_INS["YOLO"].build()
+            model.load = lambda other: model.load_state_dict(other.state_dict(), strict=False)
+            return model
+
+    stub(monkeypatch, "ultralytics.models.yolo.detect", DetectionTrainer=DetectionTrainer)
+    trainer, _ = about("ultralytics")
+    trainer = run([trainer])["DySampleTrainer"]()
+    first = trainer.get_model("yolo.yaml")
+    assert [*upsamplers_of(first)] == ["model.3", "model.6"]
+    with torch.no_grad():
+        first.model[3].offset.weight.fill_(0.5)
+    second = trainer.get_model("yolo.yaml", weights=first)
+    assert torch.equal(second.model[3].offset.weight, first.model[3].offset.weight)
 
 
 def test_the_first_lines_of_the_readme():

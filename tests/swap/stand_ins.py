@@ -198,9 +198,10 @@ class SharedUpsample(nn.Module):
         return self.neck(self.backbone(x))
 
 
+# Its two calls have one guide each, so the site has none.
 @stand_in(ExpectedSite("upsample", 8, 2, "bilinear"))
 class SharedUpsampleOfOneWidth(nn.Module):
-    """One nn.Upsample called twice with the same channels, as in Semantic FPN's scale heads."""
+    """One nn.Upsample called twice with the same channels."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -209,9 +210,9 @@ class SharedUpsampleOfOneWidth(nn.Module):
         self.convs = nn.ModuleList(conv_bn_relu(8, 8) for _ in range(2))
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.backbone(x)[-1]
+        *skips, x = self.backbone(x)
         for conv in self.convs:
-            x = conv(self.upsample(x))
+            x = conv(self.upsample(x) + skips.pop())
         return x
 
 
@@ -313,6 +314,27 @@ class UpsampleToSize(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         fine, coarse = self.backbone(x)
         return F.relu(fine + self.upsample(coarse, size=fine.shape[2:]))
+
+
+@stand_in(ExpectedSite("resize.upsampling.0", 8, 2, "nearest"))
+class ResizeWithMore(nn.Module):
+    """The forward of a module is one call of F.interpolate, but the module holds more than that."""
+
+    class Resize(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv2d(8, 8, 1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return F.interpolate(x, scale_factor=2, mode="nearest")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.backbone = Backbone(8, 8)
+        self.resize = self.Resize()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.resize.conv(self.resize(self.backbone(x)[-1]))
 
 
 # Upsampling inside of a forward
@@ -749,13 +771,16 @@ class HourglassModule(nn.Module):
     ExpectedSite("hourglass.upsampling.0", 8, 2, "nearest", None, "hourglass.up1", 8),
 )
 class Hourglass(nn.Module):
+    """Guides are what results are added to first."""
+
     def __init__(self) -> None:
         super().__init__()
         self.stem = conv_bn_relu(3, 8, stride=2)
         self.hourglass = HourglassModule(2, (8, 12, 16))
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.hourglass(self.stem(x))
+        x = self.stem(x)
+        return x + self.hourglass(x)
 
 
 @stand_in(

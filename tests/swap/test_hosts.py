@@ -10,15 +10,25 @@ import torch
 from torch import Tensor, nn
 
 from mmdysample import find_upsampling
-from tests.swap.stand_ins import STAND_INS, changes
+from tests.swap.stand_ins import STAND_INS, StandIn, changes
 
 INSTALL = "bash tools/setup_env.sh installs it"
 
 
 @pytest.mark.parametrize("name", STAND_INS)
 def test_sites_of_stand_ins(name):
-    case = STAND_INS[name]
-    sites = find_upsampling(case.build(), case.example())
+    check(STAND_INS[name], STAND_INS[name].example())
+
+
+@pytest.mark.parametrize("name", ["FPN", "PAFPN", "TorchvisionFPN"])
+@pytest.mark.parametrize("size", [(9, 9), (17, 32)], ids=str)
+def test_sites_in_small_and_odd_maps(name, size):
+    """Of 9 pixels, as of 14, the map of stride 8 has 2; what it is brought to has 3 and 4."""
+    check(STAND_INS[name], torch.randn(1, 3, *size))
+
+
+def check(case: StandIn, example: Tensor) -> None:
+    sites = find_upsampling(case.build(), example)
     found = [
         (s.name, s.channels, s.scale_factor, s.mode, s.kept, s.guide, s.guide_channels, s.is_output)
         for s in sites
