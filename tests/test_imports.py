@@ -28,15 +28,16 @@ LAYERS = {
     "mmdysample.upsamplers": 1,
     "mmdysample.swap": 1.5,
     "mmdysample": 2,
-    "mmdysample.mmcv": 3,
+    "mmdysample.upsample_model": 3,
+    "mmdysample.mmcv": 4,
     "mmdysample.coco": 3,
     "mmdysample.hosts": 3,
     "mmdysample.images": 4,
-    "mmdysample.mmdet": 4,
-    "mmdysample.mmseg": 5,  # its MaskFormer is mmdet's
-    "mmdysample.engine": 6,
-    "mmdysample.inference": 7,
-    "tools": 8,
+    "mmdysample.mmdet": 5,
+    "mmdysample.mmseg": 6,  # its MaskFormer is mmdet's
+    "mmdysample.engine": 7,
+    "mmdysample.inference": 8,
+    "tools": 9,
 }
 # What `import mmdysample` reaches needs torch alone.
 CORE = [part for part, layer in LAYERS.items() if layer <= LAYERS["mmdysample"]]
