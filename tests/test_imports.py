@@ -155,9 +155,13 @@ def test_openmmlab_is_imported_where_it_is_needed_and_what_is_missing_is_said():
 @pytest.mark.slow
 @pytest.mark.parametrize("missing", [(), ("mmdet",)], ids=["mmdet", "no-mmdet"])
 def test_mmseg_brings_mmdets_hosts_where_mmdet_is_installed(missing):
+    """And UpsampleModel in any case."""
     pytest.importorskip("mmseg", reason="needs mmseg: bash tools/setup_env.sh installs it")
     pytest.importorskip("mmdet", reason="needs mmdet: bash tools/setup_env.sh installs it")
-    code = "import mmdysample.mmseg; print('mmdysample.mmdet' in sys.modules)"
+    code = (
+        "import mmdysample.mmseg; from mmengine.registry import MODELS; "
+        "print('mmdysample.mmdet' in sys.modules, 'UpsampleModel' in MODELS.module_dict)"
+    )
     result = python(code, *missing)
     assert result.returncode == 0, result.stderr
-    assert result.stdout.split() == [str(not missing)]
+    assert result.stdout.split() == [str(not missing), "True"]
