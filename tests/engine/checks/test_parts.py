@@ -207,7 +207,9 @@ def test_a_swapped_model_is_seen_and_so_is_the_one_behind_it():
         (dict(of="nopackage.YOLOX"), "model.of: .* the package nopackage, which is not installed"),
         (dict(of="YOLOXPAFPN"), "of='YOLOXPAFPN' is no detector or segmentor; .* targets says"),
         (dict(of="UpsampleModel"), "the base's model is one already: leave out type and of"),
-        (dict(upsample_cfg=dict(type="DySampel")), "unknown upsampler 'DySampel'.*'DySample'"),
+        (dict(upsample_cfg=dict(type="DySampel")), r"model.upsample_cfg: .* 'DySample'\?"),
+        (dict(upsample_cfg=dict(type="Xyzzy")), "unknown upsampler 'Xyzzy'; registered are A2U"),
+        (dict(upsample_cfg=dict(type="ResNet")), "unknown upsampler 'ResNet'"),
         (dict(upsample_cfg="DySample"), "upsample_cfg must be a dict .*, or a function"),
         (dict(upsample_cfg=dict(groups=4)), "upsample_cfg must be a dict with the key 'type'"),
         (
