@@ -11,11 +11,14 @@ as before. Who looks at ``model.type`` of a config looks at that of `original_mo
 
 from __future__ import annotations
 
+import contextlib
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
+from mmengine.logging import print_log
 from mmengine.model import BaseModel
 from mmengine.registry import MODELS
 from torch import Tensor, nn
@@ -59,7 +62,8 @@ def UpsampleModel(
     if not isinstance(model, BaseModel):
         raise InvalidValue(not_a_model(of))
     example = example_images(model, image_size)
-    return swap_upsampling(model, upsample_cfg, example, forward=run_features, **swap)
+    with _logged_by_mmengine():
+        return swap_upsampling(model, upsample_cfg, example, forward=run_features, **swap)
 
 
 # What `UpsampleModel` takes for itself, and of that what it needs.
@@ -69,6 +73,25 @@ NEEDED = {
     "of={{_base_.model.type}} in a config with one base",
     "upsample_cfg": "the upsampler, such as upsample_cfg=dict(type='DySample')",
 }
+
+
+@contextlib.contextmanager
+def _logged_by_mmengine() -> Iterator[None]:
+    """The table of what is swapped goes to the log of the run meanwhile."""
+    logger, handler = logging.getLogger("mmdysample"), _Handler()
+    level = logger.level
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+        logger.removeHandler(handler)
+
+
+class _Handler(logging.Handler):
+    def emit(self, record: logging.LogRecord) -> None:
+        print_log(f"upsampling of the model:\n{record.getMessage()}", "current", record.levelno)
 
 
 def is_upsample_model(settings: Mapping) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -478,6 +479,7 @@ def test_training_resuming_testing_and_predicting(name, first, last, tmp_path):
     ):
         result = shared_zygote().run(*arguments, cwd=tmp_path)
         assert result.status == 0, result.stderr
+        assert re.search(r"^(neck|backbone)\.\S+ .* DySample\(64\) ", result.stdout, re.MULTILINE)
     whole, parts = (
         torch.load(tmp_path / run / f"{last}.pth", weights_only=False)["state_dict"]
         for run in ("whole", "parts")
