@@ -2,7 +2,7 @@
 
 Afterwards ``mmcv.cnn.build_upsample_layer(dict(type='DySample'), in_channels=256, scale_factor=2)``
 and ``type='DySample'`` in any config work. mmcv 2.x looks upsamplers up in mmengine's ``MODELS``,
-mmcv 1.x in ``mmcv.cnn.UPSAMPLE_LAYERS``.
+where `UpsampleModel` is registered as well, mmcv 1.x in ``mmcv.cnn.UPSAMPLE_LAYERS``.
 """
 
 from __future__ import annotations
@@ -18,6 +18,8 @@ except ImportError as error:
 
 if int(mmcv.__version__.split(".")[0]) >= 2:
     from mmengine.registry import MODELS as UPSAMPLE_LAYERS
+
+    import mmdysample.upsample_model  # noqa: F401 - registers it
 else:
     from mmcv.cnn import UPSAMPLE_LAYERS
 

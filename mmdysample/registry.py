@@ -70,6 +70,27 @@ def get_upsampler(name: str) -> type[nn.Module]:
     return _UPSAMPLERS[name]
 
 
+def upsampler_class(cfg: Mapping) -> type[nn.Module]:
+    """The class of upsamplers that ``dict(type=..., **settings)`` names.
+
+    Raises:
+        TypeError: there is no ``type``.
+        ValueError: it names no upsampler.
+    """
+    if not isinstance(cfg, Mapping) or "type" not in cfg:
+        raise InvalidType(
+            "upsample_cfg must be a dict with the key 'type', such as dict(type='DySample'), "
+            f"got {cfg!r}"
+        )
+    kind = cfg["type"]
+    cls = kind if inspect.isclass(kind) else get_upsampler(kind)
+    if not hasattr(cls, "guided"):
+        raise InvalidValue(
+            f"type of upsample_cfg must be an Upsampler or the name of one, got {cls.__qualname__}"
+        )
+    return cls
+
+
 def build_upsampler(
     cfg: Mapping,
     in_channels: int,
@@ -88,18 +109,8 @@ def build_upsampler(
     The last three belong to the place, not to the config: a ``cfg`` that sets one of them to
     another value is an error.
     """
-    if not isinstance(cfg, Mapping) or "type" not in cfg:
-        raise InvalidType(
-            "upsample_cfg must be a dict with the key 'type', such as dict(type='DySample'), "
-            f"got {cfg!r}"
-        )
-    settings = dict(cfg)
-    kind = settings.pop("type")
-    cls = kind if inspect.isclass(kind) else get_upsampler(kind)
-    if not hasattr(cls, "guided"):
-        raise InvalidValue(
-            f"type of upsample_cfg must be an Upsampler or the name of one, got {cls.__qualname__}"
-        )
+    cls = upsampler_class(cfg)
+    settings = {name: value for name, value in cfg.items() if name != "type"}
     place = dict(in_channels=in_channels, scale_factor=scale_factor, guide_channels=guide_channels)
     for name, value in place.items():
         if settings.setdefault(name, value) != value:

@@ -28,15 +28,16 @@ LAYERS = {
     "mmdysample.upsamplers": 1,
     "mmdysample.swap": 1.5,
     "mmdysample": 2,
-    "mmdysample.mmcv": 3,
+    "mmdysample.upsample_model": 3,
+    "mmdysample.mmcv": 4,
     "mmdysample.coco": 3,
     "mmdysample.hosts": 3,
     "mmdysample.images": 4,
-    "mmdysample.mmdet": 4,
-    "mmdysample.mmseg": 5,  # its MaskFormer is mmdet's
-    "mmdysample.engine": 6,
-    "mmdysample.inference": 7,
-    "tools": 8,
+    "mmdysample.mmdet": 5,
+    "mmdysample.mmseg": 6,  # its MaskFormer is mmdet's
+    "mmdysample.engine": 7,
+    "mmdysample.inference": 8,
+    "tools": 9,
 }
 # What `import mmdysample` reaches needs torch alone.
 CORE = [part for part, layer in LAYERS.items() if layer <= LAYERS["mmdysample"]]
@@ -154,9 +155,13 @@ def test_openmmlab_is_imported_where_it_is_needed_and_what_is_missing_is_said():
 @pytest.mark.slow
 @pytest.mark.parametrize("missing", [(), ("mmdet",)], ids=["mmdet", "no-mmdet"])
 def test_mmseg_brings_mmdets_hosts_where_mmdet_is_installed(missing):
+    """And UpsampleModel in any case."""
     pytest.importorskip("mmseg", reason="needs mmseg: bash tools/setup_env.sh installs it")
     pytest.importorskip("mmdet", reason="needs mmdet: bash tools/setup_env.sh installs it")
-    code = "import mmdysample.mmseg; print('mmdysample.mmdet' in sys.modules)"
+    code = (
+        "import mmdysample.mmseg; from mmengine.registry import MODELS; "
+        "print('mmdysample.mmdet' in sys.modules, 'UpsampleModel' in MODELS.module_dict)"
+    )
     result = python(code, *missing)
     assert result.returncode == 0, result.stderr
-    assert result.stdout.split() == [str(not missing)]
+    assert result.stdout.split() == [str(not missing), "True"]

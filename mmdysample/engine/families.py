@@ -23,6 +23,7 @@ from mmdysample.engine.lookup import class_of
 from mmdysample.engine.outputs import check_new, check_new_directory
 from mmdysample.errors import UserError
 from mmdysample.ops.checks import finite_number
+from mmdysample.upsample_model import original_model
 
 _META_KEYS = (
     *("img_id", "img_path", "ori_shape", "img_shape", "scale_factor"),
@@ -188,7 +189,7 @@ def augment(cfg: Config) -> None:
 
 
 def _estimates_depth(model: dict) -> bool:
-    cls = class_of(MODELS, model.get("type"), "mmseg")
+    cls = class_of(MODELS, original_model(model).get("type"), "mmseg")
     return any(base.__name__ == "DepthEstimator" for base in getattr(cls, "__mro__", ()))
 
 

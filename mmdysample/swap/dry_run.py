@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from mmdysample.errors import InvalidType, InvalidValue
+from mmdysample.errors import InvalidType, InvalidValue, UserError
 from mmdysample.upsamplers.base import Upsampler
 
 Forward = Callable[[nn.Module, Tensor], Any]
@@ -333,6 +333,8 @@ def _record(model: nn.Module, images: Tensor, forward: Forward | None) -> Record
         try:
             with recorder:
                 output = run(model, images, forward)
+        except UserError:
+            raise
         except Exception as error:
             call = "model(images)" if forward is None else "forward(model, images)"
             raise InvalidValue(

@@ -8,10 +8,11 @@ as their forward, and nothing else is remembered between modules.
 
 from __future__ import annotations
 
+import contextlib
 import copyreg
 import functools
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -171,15 +172,32 @@ class _Initialized(_Swapped):
     """For models with mmengine's `init_weights`, which initializes layers by their classes."""
 
     def init_weights(self, *args, **kwargs) -> None:
-        """The model's own, then each upsampler's."""
+        """The model's own, then that of each upsampler which it has not loaded from a file."""
         done = getattr(self, "is_init", False)
-        super().init_weights(*args, **kwargs)
-        init_cfg = getattr(self, "init_cfg", None)
-        loaded = isinstance(init_cfg, Mapping) and init_cfg.get("type") == "Pretrained"
-        if not done and not loaded:
-            for module in self.modules():
-                if isinstance(module, Upsampler):
-                    module.init_weights()
+        upsamplers = [module for module in self.modules() if isinstance(module, Upsampler)]
+        with _loaded(upsamplers) as loaded:
+            super().init_weights(*args, **kwargs)
+        for upsampler in upsamplers:
+            if not done and upsampler not in loaded:
+                upsampler.init_weights()
+
+
+@contextlib.contextmanager
+def _loaded(modules: Sequence[nn.Module]) -> Iterator[set[nn.Module]]:
+    """Those of ``modules`` that entries of a state dict are loaded into meanwhile."""
+    loaded: set[nn.Module] = set()
+
+    def note(module, state_dict, prefix, *args) -> None:
+        if any(name.startswith(prefix) for name in state_dict):
+            loaded.add(module)
+
+    # its public name is of torch 2.5
+    hooks = [module._register_load_state_dict_pre_hook(note, True) for module in modules]
+    try:
+        yield loaded
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 @functools.cache

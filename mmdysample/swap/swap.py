@@ -12,7 +12,12 @@ from torch.fx import GraphModule
 from torch.nn.parameter import is_lazy
 
 from mmdysample.errors import InvalidType, InvalidValue
-from mmdysample.registry import build_upsampler, did_you_mean, get_upsampler
+from mmdysample.registry import (
+    build_upsampler,
+    did_you_mean,
+    get_upsampler,
+    upsampler_class,
+)
 from mmdysample.swap.dry_run import Forward, Guide, images_for, record, run, snapshot
 from mmdysample.swap.redirect import (
     CHILD,
@@ -92,7 +97,7 @@ def swap_upsampling(
         TypeError, ValueError: as `find_upsampling`; wrong arguments; nothing to swap; an upsampler
             that does not accept the channels of a site, has no guide there, or cannot preserve.
     """
-    _check_arguments(upsample_cfg, preserve, guides)
+    check_arguments(upsample_cfg, targets, preserve, guides)
     sites = find_upsampling(model, example, forward=forward)
     chosen = _choose(model, sites, _as_list(targets))
     found_guides = {site.name: site.guide_source for site in sites}
@@ -166,16 +171,22 @@ def _check_model(model: nn.Module) -> None:
             )
 
 
-def _check_arguments(upsample_cfg: Any, preserve: Any, guides: Any) -> None:
-    if not isinstance(upsample_cfg, Mapping) and (
-        not callable(upsample_cfg) or isinstance(upsample_cfg, type)
-    ):
+def check_arguments(upsample_cfg: Any, targets: Any, preserve: Any, guides: Any) -> None:
+    """Check the arguments of `swap_upsampling` as far as that needs no model.
+
+    Raises:
+        TypeError, ValueError: one is not accepted.
+    """
+    if isinstance(upsample_cfg, Mapping):
+        upsampler_class(upsample_cfg)
+    elif not callable(upsample_cfg) or isinstance(upsample_cfg, type):
         raise InvalidType(
             "upsample_cfg must be a dict such as dict(type='DySample'), or a function of a site "
             f"that returns one, got {upsample_cfg!r}"
         )
     if isinstance(upsample_cfg, Mapping):
         _check_cfg(upsample_cfg)
+    _as_list(targets)
     if not isinstance(preserve, bool):
         raise InvalidType(f"preserve must be True or False, got {preserve!r}")
     if guides is not None and not isinstance(guides, Mapping):

@@ -185,7 +185,23 @@ def part(says: str, change: str, command: str = "train det.py") -> Case:
     return Case(command, tuple(says.split(" | ")), f"{change}\n")
 
 
+# The detector with mmdet's own neck, as an UpsampleModel.
+SWAPPED = """
+model["neck"] = dict(type="FPN", in_channels=[8, 16, 32, 64], out_channels=16, num_outs=5)
+model.update(type="UpsampleModel", of="FasterRCNN", upsample_cfg=dict(type="DySample"))
+"""
 PARTS = {
+    "swapped-model-of-no-type": part(
+        "model.of: | 'FasterRCN' | did you mean 'FasterRCNN'", f'{SWAPPED}model["of"] = "FasterRCN"'
+    ),
+    "swapped-model-without-a-site": part(
+        "no upsampling found under 'backbone' | neck.upsampling.0",
+        f'{SWAPPED}model["targets"] = "backbone"',
+        "test det.py good.pth",
+    ),
+    "swapped-model-on-images-of-no-size": part(
+        "image_size must be | 'large'", f'{SWAPPED}model["image_size"] = "large"'
+    ),
     "unknown-type": part(
         "'ResNett' | did you mean 'ResNet'", 'model["backbone"]["type"] = "ResNett"'
     ),

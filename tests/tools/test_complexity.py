@@ -54,6 +54,13 @@ def test_every_published_row_has_its_config():
     assert {table for _, table in DIFFERENT} == {"dysample_table4", "sapa_table2"}
 
 
+def test_a_swapped_model_whose_first_layer_takes_other_channels_than_the_image():
+    """CSPDarknet's first convolution is of four pixels each, 12 channels."""
+    path = CONFIGS / "shapes/yolox_s_dysample_shapes.py"
+    (row,) = complexity.measure(str(path), [64, 64], {})
+    assert (row.upsampler, row.stages, row.params) == ("DySample", 2, 32 * 128 + 32 * 64)
+
+
 def check_segformer(upsampler: str) -> None:
     rows = complexity.measure(str(CONFIGS / SEGFORMER.format(upsampler)), None, PUBLISHED)
     assert {row.source for row in rows} <= {"dysample_table4", "sapa_table2"}

@@ -34,6 +34,9 @@ DEPTH = "depthformer/depthformer_swin-t_sapa-b_2xb8-38k_nyu-416x544.py"
 MATTING = "a2u_matting/a2u-matting_r34_fade_1xb16-180k_comp1k-512x512.py"
 EPOCHS = "bts/bts_r50_dysample_1xb4-50e_nyu-416x544.py"
 SEGNET = "segnet/segnet_vgg16_fade_1xb8-200e_sunrgbd.py"
+MOSAIC = "yolox/yolox_s_dysample_8xb8-300e_coco.py"
+PADDED = "rtmdet/rtmdet_tiny_dysample_8xb32-300e_coco.py"
+CITYSCAPES = "unet/unet-s5-d16_fcn_dysample_4xb4-160k_cityscapes-512x1024.py"
 SMALL = CONFIGS / "shapes/segformer_mit-b0_dysample_shapes.py"
 
 
@@ -98,6 +101,20 @@ def test_reduced_configs_read_shapes_alone_and_small(name):
     assert cfg.model.data_preprocessor.get("size", tool.CROP) == tool.CROP
 
 
+@pytest.mark.parametrize("name", [MOSAIC, PADDED])
+def test_images_that_are_made_of_several_are_small(name):
+    cfg = reduced(name)
+    transforms = list(tool.nested_dicts([cfg.train_dataloader.to_dict()["dataset"]]))
+    sizes = [t[key] for t in transforms for key in ("img_scale", "size") if key in t]
+    assert len(sizes) >= 2 and set(sizes) == {(96, 96)}
+    # Mosaic is twice as large
+    assert [t["border"] for t in transforms if t.get("type") == "RandomAffine"] == (
+        [(-48, -48)] if name is MOSAIC else []
+    )
+    augments = cfg.model.data_preprocessor.get("batch_augments") or []
+    assert [each.random_size_range for each in augments] == ([(64, 96)] if name is MOSAIC else [])
+
+
 def test_reduced_panoptic_config_has_the_classes_of_shapes():
     cfg = reduced(PANOPTIC)
     assert tool.THINGS + tool.STUFF == THINGS + STUFF
@@ -138,6 +155,16 @@ def test_reduced_configs_of_depth_and_matting_find_their_files_in_shapes(name, s
     assert "checkpoint" not in str(cfg.model.to_dict()["backbone"])
     assert (cfg.train_cfg.get("max_iters", 2), cfg.train_cfg.get("max_epochs", 1)) == (2, 1)
     assert cfg.train_cfg.val_interval == (1 if name is EPOCHS else 2)
+
+
+def test_a_reduced_config_of_cityscapes_finds_its_files_in_shapes(shapes):
+    cfg = load_config(str(CONFIGS / CITYSCAPES), None, ())
+    tool.reduce_config(cfg, shapes)
+    for part, split in tool.DIRECTORIES.items():
+        dataset = cfg[f"{part}_dataloader"].dataset
+        suffixes = dict(img_path=dataset.img_suffix, seg_map_path=dataset.seg_map_suffix)
+        for key, path in dataset.data_prefix.items():
+            assert split in path.split("/") and any((shapes / path).glob(f"*{suffixes[key]}"))
 
 
 def test_every_reduced_epoch_is_validated():

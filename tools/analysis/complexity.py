@@ -185,8 +185,8 @@ def run(model: nn.Module, height: int, width: int) -> tuple[list[Stage], list[st
     head = getattr(model, "decode_head", None)
     decoder = copy.deepcopy(getattr(head, "pixel_decoder", None))
     model = model.to("meta").eval()
-    # 3, or 4 of an image with its trimap
-    channels = next(m.in_channels for m in model.backbone.modules() if isinstance(m, nn.Conv2d))
+    first = next(m.in_channels for m in model.backbone.modules() if isinstance(m, nn.Conv2d))
+    channels = 4 if first == 4 else 3  # an image with its trimap; CSPDarknet's first layer has 12
     image = torch.empty(1, channels, height, width, device="meta")
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         if getattr(getattr(model, "neck", None), "keeps_shapes", False):

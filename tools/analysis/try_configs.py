@@ -51,6 +51,7 @@ DATA_PREFIXES = {
     "ComposedMattingDataset": dict(
         fg_path="matting/{}/fg", alpha_path="matting/{}/alpha", bg_path="matting/{}/bg"
     ),
+    "CityscapesDataset": dict(img_path="images/{}", seg_map_path="annotations/{}"),
 }
 """Where Shapes has what these data sets read; the others look where the files of Shapes lie."""
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
@@ -200,13 +201,15 @@ def reduce_config(cfg: Config, data: Path) -> None:
 
 
 def use_directories(dataset: dict, directory: str) -> None:
-    """Read what Shapes has of depth or matting, where a data set looks for either."""
+    """Read what Shapes has where a data set looks for other directories than Shapes' own."""
     prefixes = DATA_PREFIXES.get(dataset["type"])
     if prefixes is not None:
         dataset["data_prefix"] = {key: path.format(directory) for key, path in prefixes.items()}
         dataset["ann_file"] = ""
     if dataset["type"] == "MattingDataset":
         dataset["leave_out_images"] = True  # not every image of Shapes has a matte
+    if dataset["type"] == "CityscapesDataset":
+        dataset.update(img_suffix=".jpg", seg_map_suffix=".png")
 
 
 def nested_dicts(value: Any) -> Iterator[dict]:
@@ -229,6 +232,12 @@ def reduce_images(transform: dict) -> None:
             transform["max_size"] = 2 * SIDE
     if transform.get("type") == "ResizeForeground":
         transform["size"] = SIDE
+    if transform.get("type") == "Pad" and "size" in transform:
+        transform["size"] = (SIDE, SIDE)
+    if "img_scale" in transform:  # of Mosaic and MixUp
+        transform["img_scale"] = (SIDE, SIDE)
+    if transform.get("type") == "RandomAffine":
+        transform["border"] = (-SIDE // 2, -SIDE // 2)  # what Mosaic has added
     if "crop_size" in transform:  # matting's is the side of a square
         transform["crop_size"] = CROP[0] if isinstance(transform["crop_size"], int) else CROP
 
@@ -247,6 +256,8 @@ def reduce_module(module: dict, is_coco: bool) -> None:
         module["score_thr"] = 0.0  # a model of two iterations is sure of nothing
     if str(module.get("type")).endswith("DataPreProcessor") and "size" in module:
         module["size"] = CROP
+    if module.get("type") == "BatchSyncRandomResize":
+        module["random_size_range"] = (CROP[0], SIDE)
 
 
 if __name__ == "__main__":

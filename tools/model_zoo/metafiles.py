@@ -33,6 +33,7 @@ SAPA = {
 PAPERS = {"a2u_matting": SAPA, "bts": SAPA, "segnet": SAPA}
 DATA = {
     "ade20k": "ADE20K",
+    "cityscapes": "Cityscapes",
     "coco": "COCO",
     "comp1k": "Composition-1k",
     "nyu": "NYU Depth V2",

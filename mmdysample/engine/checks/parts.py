@@ -16,12 +16,20 @@ from typing import Any, NamedTuple
 
 from mmengine import registry
 from mmengine.config import Config
+from mmengine.model import BaseModel
 from mmengine.optim import OptimWrapper
 from torch.utils.data import DataLoader
 
 from mmdysample.engine.lookup import class_of
 from mmdysample.errors import UserError
 from mmdysample.registry import did_you_mean, inherited, list_upsamplers
+from mmdysample.upsample_model import (
+    ARGUMENTS,
+    UpsampleModel,
+    check_settings,
+    not_a_model,
+    original_model,
+)
 
 FAMILIES = ("mmdet", "mmseg")
 # Their classes build what they are given from the registries; others may do with it as they like.
@@ -44,7 +52,7 @@ _BUILT = (
     *("train_cfg", "val_cfg", "test_cfg", "val_evaluator", "test_evaluator", *LOADERS),
 )
 # What stands under these is named in a registry, too; mmcv's builders take keys of their own.
-_NAMED = (*_BUILT, "loss_decode", "norm_cfg", "act_cfg", "conv_cfg")
+_NAMED = (*_BUILT, "of", "loss_decode", "norm_cfg", "act_cfg", "conv_cfg")
 # What is built where no type is given.
 _DEFAULTS = {**dict.fromkeys(LOADERS, DataLoader), "optim_wrapper": OptimWrapper}
 # Keys that are taken out before a class gets the others.
@@ -89,6 +97,8 @@ def check_parts(cfg: Config, top_level_keys: Iterable[str]) -> list[Part]:
 def check_keys(parts: Iterable[Part]) -> None:
     """Raise UserError for a part that has a key that its class does not take."""
     for part in parts:
+        if part.cls is UpsampleModel:
+            check_settings(part.settings)
         _check_upsampler(part)
         _check_arguments(part)
 
@@ -109,6 +119,10 @@ def _parts(place: str, value: Any, scope: str | None, known: bool = True) -> Ite
         inner = [(f"{place}.{key}", one) for key, one in value.items()]
         scope = value.get("_scope_") or scope
         cls = _find(value["type"], scope) if "type" in value else _DEFAULTS.get(place)
+        if cls is UpsampleModel:
+            own, value = _split(value, scope)
+            yield Part(place, own, cls)
+            cls = _model_behind(place, value["type"], scope)
         if cls is not None:
             yield Part(place, value, cls)
         if "type" in value:
@@ -119,6 +133,28 @@ def _parts(place: str, value: Any, scope: str | None, known: bool = True) -> Ite
         yield from _parts(inner_place, one, scope, known)
 
 
+def _split(settings: Mapping, scope: str | None) -> tuple[dict, dict]:
+    """What `UpsampleModel` takes for itself of its config, and the config of the model behind it.
+
+    A misspelt argument is that of the one of the two that has one like it.
+    """
+    model = original_model(settings)
+    taken = arguments(_find(model["type"], scope))[0] if model["type"] is not None else {}
+    misspelt = {key for key in model.keys() - taken.keys() if is_misspelt(key, ARGUMENTS)}
+    own = {key: settings[key] for key in settings.keys() & {"type", *ARGUMENTS, *misspelt}}
+    return own, {key: one for key, one in model.items() if key not in misspelt}
+
+
+def _model_behind(place: str, kind: Any, scope: str | None) -> Any:
+    """The class that `UpsampleModel` builds; UserError if there is none or it is no model."""
+    cls = _find(kind, scope)
+    if cls is None and isinstance(kind, str):
+        _refuse_unknown(f"{place}.of", kind, scope)
+    if inspect.isclass(cls) and not issubclass(cls, BaseModel):
+        raise UserError(f"{place}: {not_a_model(kind)}")
+    return cls
+
+
 def _find(kind: Any, scope: str | None) -> Any:
     """What a type names in any registry, None if nothing."""
     classes = (class_of(each, kind, scope) for each in REGISTRIES)
@@ -127,13 +163,15 @@ def _find(kind: Any, scope: str | None) -> Any:
 
 def _refuse_unknown(place: str, name: str, scope: str | None) -> None:
     """Raise UserError for a type that is in no registry, unless it may be something else."""
+    key = "of" if _key(place) == "of" else "type"
     for family in FAMILIES:
         if "." not in name and family != scope and _find(f"{family}.{name}", scope) is not None:
             raise UserError(
-                f"{place}: {name!r} belongs to {family}: write type='{family}.{name}', unless "
+                f"{place}: {name!r} belongs to {family}: write {key}='{family}.{name}', unless "
                 f"default_scope of the config, {scope!r}, is wrong"
             )
-    if name in list_upsamplers() or name in {host.__name__ for host in _hosts()}:
+    ours = {*list_upsamplers(), UpsampleModel.__name__}
+    if name in ours or name in {host.__name__ for host in _hosts()}:
         raise UserError(
             f"{place}: {name!r} is not imported: add custom_imports = dict(imports="
             f"['mmdysample.{scope}'], allow_failed_imports=False) to the config"

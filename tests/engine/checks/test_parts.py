@@ -166,10 +166,82 @@ def test_every_host_is_exported_by_its_family():
 
 def test_a_forgotten_import(monkeypatch):
     monkeypatch.setattr("mmdysample.engine.checks.parts._find", lambda kind, scope: None)
-    for name in ("UpsampleFPN", "DySample"):
+    for name in ("UpsampleFPN", "DySample", "UpsampleModel"):
         cfg = Config(dict(default_scope="mmdet", model=dict(type=name)))
         with pytest.raises(UserError, match=rf"'{name}' is not .*imports=\['mmdysample.mmdet'\]"):
             check_parts(cfg, ["model"])
+
+
+def upsample_model(scope: str = "mmdet", **settings) -> Config:
+    model = dict(
+        type="UpsampleModel",
+        of="YOLOX",
+        upsample_cfg=dict(type="DySample"),
+        backbone=dict(type="CSPDarknet"),
+        neck=dict(type="YOLOXPAFPN", upsample_cfg=dict(scale_factor=2, mode="nearest")),
+        bbox_head=dict(type="YOLOXHead", num_classes=3),
+    )
+    return Config(dict(default_scope=scope, model={**model, **settings}))
+
+
+def test_a_swapped_model_is_seen_and_so_is_the_one_behind_it():
+    parts = check_parts(upsample_model(targets="neck", image_size=(640, 480)), ["model"])
+    found = [(part.place, part.cls.__name__, set(part.settings)) for part in parts[:3]]
+    own = {"type", "of", "upsample_cfg", "targets", "image_size"}
+    assert found == [
+        ("model", "UpsampleModel", own),
+        ("model", "YOLOX", {"type", "backbone", "neck", "bbox_head"}),
+        ("model.upsample_cfg", "DySample", {"type"}),
+    ]
+    assert parts[1].settings["type"] == "YOLOX"
+
+
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        (dict(of=None), r"^UpsampleModel needs of: .*of={{_base_.model.type}}"),
+        (dict(upsample_cfg=None), "^UpsampleModel needs upsample_cfg: the upsampler, such as"),
+        (dict(of="YOLOXX"), r"model.of: type 'YOLOXX' is not registered \(did you mean 'YOLOX'"),
+        (dict(of="Xyzzy"), "model.of: type 'Xyzzy' is not registered$"),
+        (dict(of="EncoderDecoder"), "model.of: .* belongs to mmseg: write of='mmseg.EncoderDecod"),
+        (dict(of="nopackage.YOLOX"), "model.of: .* the package nopackage, which is not installed"),
+        (dict(of="YOLOXPAFPN"), "of='YOLOXPAFPN' is no detector or segmentor; .* targets says"),
+        (dict(of="UpsampleModel"), "the base's model is one already: leave out type and of"),
+        (dict(upsample_cfg=dict(type="DySampel")), r"model.upsample_cfg: .* 'DySample'\?"),
+        (dict(upsample_cfg=dict(type="Xyzzy")), "unknown upsampler 'Xyzzy'; registered are A2U"),
+        (dict(upsample_cfg=dict(type="ResNet")), "unknown upsampler 'ResNet'"),
+        (dict(upsample_cfg="DySample"), "upsample_cfg must be a dict .*, or a function"),
+        (dict(upsample_cfg=dict(groups=4)), "upsample_cfg must be a dict with the key 'type'"),
+        (
+            dict(upsample_cfg=dict(type="CARAFE", groups=4)),
+            "model.upsample_cfg: CARAFE has no argument 'groups'",
+        ),
+        (dict(targets=[]), "targets is empty; leave it out to swap the whole model"),
+        (dict(targets=3), "targets must be a name or a list of names, got 3"),
+        (dict(target="neck"), r"UpsampleModel has no argument 'target' \(did you mean 'targets'"),
+        (dict(preserve="yes"), "preserve must be True or False, got 'yes'"),
+        (dict(guides=["neck"]), "guides must be a dict"),
+        (dict(image_size=0), r"image_size must be a whole number .*\(height, width\), got 0"),
+        (dict(image_size=(640, 480, 3)), r"image_size must be .*, got \(640, 480, 3\)"),
+        (dict(image_size=2.5), "image_size must be .*, got 2.5"),
+        (dict(necks=1), r"model: YOLOX has no argument 'necks' \(did you mean 'neck'"),
+        (
+            dict(neck=dict(type="YOLOXPAFPN", upsample_cfg=dict(type="DySample"))),
+            "model.neck: YOLOXPAFPN does not take the upsampler 'DySample'",
+        ),
+        (dict(backbone=dict(type="CSPDarknet", deepen=1)), "model.backbone: CSPDarknet has no"),
+    ],
+    ids=str,
+)
+def test_refused_in_a_swapped_model(settings, sentence):
+    with pytest.raises(UserError, match=sentence):
+        check_parts(upsample_model(**settings), ["model"])
+
+
+def test_a_swapped_part():
+    cfg = upsample_model(neck=dict(type="UpsampleModel", of="FPN", upsample_cfg=dict(type="FADE")))
+    with pytest.raises(UserError, match=r"model.neck: .* stands at the top of model"):
+        check_parts(cfg, ["model"])
 
 
 @pytest.mark.slow

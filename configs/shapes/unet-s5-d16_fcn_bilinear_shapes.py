@@ -1,0 +1,6 @@
+_base_ = [
+    "../_base_/models/fcn_unet-s5-d16_small.py",
+    "../_base_/datasets/shapes_segmentation.py",
+    "../_base_/schedules/shapes_segmentation.py",
+    "../_base_/mmseg.py",
+]
