@@ -1,6 +1,6 @@
 """Try models of mmdet and mmseg that have no config here, as docs/other_models.md says to.
 
-    python tools/analysis/other_models.py             # all of them, about 15 minutes of one core
+    python tools/analysis/other_models.py             # all of them, about 20 minutes of one core
     python tools/analysis/other_models.py htc tood    # those with a part of these names
 
 Each config of the installed mmdet or mmseg is given upsamplers by the line of `WRITE` that `MODELS`
@@ -34,6 +34,7 @@ from mmdysample.upsamplers.base import Upsampler
 
 CFG = "upsample_cfg=dict(type='DySample')"
 FPN = f"neck=dict(type='UpsampleFPN', {CFG})"
+SWAP = f"type='UpsampleModel', of={{{{_base_.model.type}}}}, {CFG}"
 WRITE = {
     "neck": f"dict({FPN})",
     "neck, deleted": (
@@ -56,6 +57,10 @@ WRITE = {
         "dict(neck=dict(_delete_=True, type='UpsampleFPN', top_down_extra_levels=True, "
         f"in_channels=[256, 512, 1024, 2048], out_channels=256, num_outs=5, {CFG}))"
     ),
+    "swapped neck": f"dict({SWAP}, targets='neck')",
+    "swapped backbone": f"dict({SWAP}, targets='backbone')",
+    "swapped head": f"dict({SWAP}, targets='decode_head')",
+    "swapped": f"dict({SWAP})",
     "pixel decoder of mmdet": (
         "dict(panoptic_head=dict(pixel_decoder=dict("
         f"type='UpsampleMSDeformAttnPixelDecoder', {CFG})))"
@@ -113,6 +118,15 @@ MODELS = {
         "carafe/faster-rcnn_r50_fpn-carafe_1x_coco": "FPN_CARAFE",
         "mask2former/mask2former_r50_8xb2-lsj-50e_coco": "pixel decoder of mmdet",
         "maskformer/maskformer_r50_ms-16xb1-75e_coco": "MaskFormer of mmdet",
+        "pafpn/faster-rcnn_r50_pafpn_1x_coco": "swapped neck",
+        "nas_fcos/nas-fcos_r50-caffe_fpn_nashead-gn-head_4xb4-1x_coco": "swapped neck",
+        "nas_fpn/retinanet_r50_nasfpn_crop640-50e_coco": "swapped neck",
+        "hrnet/faster-rcnn_hrnetv2p-w32-1x_coco": "swapped",
+        "detectors/cascade-rcnn_r50-rfp_1x_coco": "swapped neck",
+        "fpg/retinanet_r50_fpg_crop640_50e_coco": "swapped neck",
+        "yolo/yolov3_d53_8xb8-320-273e_coco": "swapped neck",
+        "yolox/yolox_s_8xb8-300e_coco": "swapped neck",
+        "libra_rcnn/libra-retinanet_r50_fpn_1x_coco": "swapped neck",
     },
     "mmseg": {
         "sem_fpn/fpn_r50_4xb2-80k_cityscapes-512x1024": "neck",
@@ -127,6 +141,16 @@ MODELS = {
         "segformer/segformer_mit-b0_8xb1-160k_cityscapes-1024x1024": "SegformerHead",
         "mask2former/mask2former_r50_8xb2-160k_ade20k-512x512": "pixel decoder of mmseg",
         "maskformer/maskformer_r50-d32_8xb2-160k_ade20k-512x512": "MaskFormer of mmseg",
+        "ocrnet/ocrnet_hr48_4xb2-160k_cityscapes-512x1024": "swapped backbone",
+        "unet/unet-s5-d16_deeplabv3_4xb4-40k_drive-64x64": "swapped",
+        "deeplabv3plus/deeplabv3plus_r50-d8_4xb2-40k_cityscapes-512x1024": "swapped head",
+        "resnest/resnest_s101-d8_deeplabv3plus_4xb2-80k_cityscapes-512x1024": "swapped head",
+        "fastfcn/fastfcn_r50-d32_jpu_psp_4xb2-80k_cityscapes-512x1024": "swapped neck",
+        "icnet/icnet_r50-d8_4xb2-80k_cityscapes-832x832": "swapped",
+        "bisenetv2/bisenetv2_fcn_4xb4-160k_cityscapes-1024x1024": "swapped",
+        "stdc/stdc1_4xb12-80k_cityscapes-512x1024": "swapped",
+        "ddrnet/ddrnet_23-slim_in1k-pre_2xb6-120k_cityscapes-1024x1024": "swapped",
+        "segnext/segnext_mscan-t_1xb16-adamw-160k_ade20k-512x512": "swapped",
     },
 }
 """Configs, and what of `WRITE` gives them upsamplers."""
@@ -236,7 +260,7 @@ def loss_of(model: nn.Module, family: str) -> dict[str, torch.Tensor]:
     else:
         from mmseg.structures import SegDataSample
 
-        labels = torch.randint(0, 19, (2, 1, *SIZE))
+        labels = torch.randint(0, 2, (2, 1, *SIZE))
         samples = [
             SegDataSample(gt_sem_seg=PixelData(data=label), metainfo=dict(img_shape=SIZE))
             for label in labels
