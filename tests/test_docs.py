@@ -79,7 +79,7 @@ def test_any_model(tmp_path, monkeypatch, capsys):
     assert not torch.allclose(trained(images), names["before"], atol=1e-2)
     assert [*upsamplers_of(loaded)] == ["ups.0.upsampling.0", "ups.1.upsampling.0"]
     assert [type(up).__name__ for up in upsamplers_of(names["guided"]).values()] == ["FADE"] * 2
-    assert names["guided"](images).shape == (4, 2, 48, 48)
+    assert names["guided"](images).shape == (4, 2, 32, 32)
 
 
 def stub(monkeypatch, name: str, **members) -> None:
