@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
 import subprocess
@@ -50,12 +51,10 @@ def test_plain_pytorch(tmp_path, monkeypatch, capsys):
 OTHER_PACKAGES = ("ultralytics", "segmentation_models_pytorch", "torchvision", "timm")
 
 
-def about(package: str, document: str = "docs/any_model.md") -> list[str]:
-    return [
-        block
-        for block in code_of(document)
-        if f"import {package}" in block or f"from {package}" in block
-    ]
+def about(package: str) -> list[str]:
+    """The code of docs/any_model.md that imports another package."""
+    uses = re.compile(rf"^(import|from) {package}\b", re.MULTILINE)
+    return [block for block in code_of("docs/any_model.md") if uses.search(block)]
 
 
 def upsamplers_of(model: nn.Module) -> dict[str, Upsampler]:
@@ -83,24 +82,15 @@ def test_any_model(tmp_path, monkeypatch, capsys):
 
 
 def stub(monkeypatch, name: str, **members) -> None:
-    """Make ``import name`` give a module of these members: models that are called as the real ones.
-
-    Of `a.b` the packages `a` and `a.b` are made.
-    """
-    parts = name.split(".")
-    for end in range(1, len(parts) + 1):
-        path = ".".join(parts[:end])
-        if not isinstance(sys.modules.get(path), ModuleType) or end == len(parts):
-            monkeypatch.setitem(sys.modules, path, ModuleType(path))
-        if end > 1:
-            monkeypatch.setattr(
-                sys.modules[".".join(parts[: end - 1])],
-                parts[end - 1],
-                sys.modules[path],
-                raising=False,
-            )
-    for key, value in members.items():
-        monkeypatch.setattr(sys.modules[name], key, value, raising=False)
+    """Let ``import name`` give a module of these members, in new packages."""
+    package = None
+    for path in itertools.accumulate(name.split("."), "{}.{}".format):
+        module = ModuleType(path)
+        monkeypatch.setitem(sys.modules, path, module)
+        if package is not None:
+            setattr(package, path.rpartition(".")[2], module)
+        package = module
+    vars(package).update(members)
 
 
 def test_any_model_of_segmentation_models(monkeypatch):
