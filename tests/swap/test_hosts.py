@@ -394,6 +394,22 @@ MMDET = {
     ),
 }
 
+MMDET["YOLOX"] = Host(
+    "mmdet",
+    dict(
+        type="YOLOX",
+        data_preprocessor=dict(type="DetDataPreprocessor"),
+        backbone=dict(type="CSPDarknet", deepen_factor=0.33, widen_factor=0.125),
+        # The backbone has 1024, 512 and 256 channels at a width of one.
+        neck=dict(MMDET["YOLOXPAFPN"].cfg, in_channels=[32, 64, 128]),
+        bbox_head=dict(type="YOLOXHead", num_classes=2, in_channels=8, feat_channels=8),
+    ),
+    (1,),
+    (3,),
+    (("neck.upsample.64", 64, 2, "nearest"), ("neck.upsample.32", 32, 2, "nearest")),
+    call=lambda model, maps: model.extract_feat(maps[0]),
+)
+
 MMSEG = {
     "HRNet": Host(
         "mmseg",
@@ -539,6 +555,23 @@ MMSEG = {
         size=128,
     ),
 }
+MMSEG["EncoderDecoder"] = Host(
+    "mmseg",
+    dict(
+        type="EncoderDecoder",
+        backbone=MMSEG["UNet"].cfg,
+        # The decoder's maps have 64, 32, 16, 8 and 4 channels, the coarsest first.
+        decode_head=seg_head("SegformerHead", in_channels=[4, 8], in_index=[4, 3]),
+    ),
+    (1,),
+    (3,),
+    (
+        *((f"backbone.{row[0]}", *row[1:]) for row in MMSEG["UNet"].sites),
+        ("decode_head.upsampling.1", 8, 2, "bilinear"),
+    ),
+    # The head is called by its `forward`. Logits are resized to the image in other modes.
+    call=lambda model, maps: model(maps[0], mode="tensor"),
+)
 HOSTS = {f"{host.scope} {name}": host for name, host in (*MMDET.items(), *MMSEG.items())}
 
 
