@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import copy
 import inspect
 import io
@@ -334,6 +335,27 @@ def test_a_guide_in_a_checkpoint(kind):
     net.run = checkpointed_guide(False)
     for name, gradient in gradients(net, net(x).square().mean()).items():
         assert_close(gradient, wanted[name])
+
+
+@pytest.mark.parametrize("kind", ["DySample", "FADE"])
+def test_threads_in_the_same_forward(kind):
+    """Both are inside the same module when either of them calls `F.interpolate`."""
+    net = swap_upsampling(Run(), dict(type=kind), images())
+    inputs = [images(32), images(48)]
+    wanted = [net(x) for x in inputs]
+    both = threading.Barrier(2)
+
+    def meeting(model: Run, images: Tensor) -> Tensor:
+        side = model.side(images)
+        both.wait(timeout=30)
+        y = double(model.first(images))
+        both.wait(timeout=30)
+        return model.last(y + side)
+
+    net.run = meeting
+    with concurrent.futures.ThreadPoolExecutor(2) as pool:
+        for result, expected in zip(pool.map(net, inputs), wanted, strict=True):
+            assert_close(result, expected)
 
 
 def in_place(model: Run, images: Tensor) -> Tensor:
