@@ -26,8 +26,8 @@ class Messy(nn.Module):
         self.register_buffer("spread", torch.zeros(1).expand(4))
         self.plain = torch.zeros(2)
         self.grid = None
-        self.sizes = []
-        self.seen = {}
+        self.sizes = ["none"]
+        self.seen = {"first": 1}
         self.error = None
         self.conv.weight.grad = torch.ones_like(self.conv.weight)
 

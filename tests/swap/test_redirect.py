@@ -427,6 +427,13 @@ def expected_small(net: Small, x: Tensor) -> Tensor:
     return torch.cat([skip, net.upsampling["0"].forward(y, guide), net.up.forward(y, guide)], 1)
 
 
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning", "ignore:.*torch.jit.trace")
+def test_trace_of_upsamplers_by_width():
+    both = redirect.UpsamplersByWidth({"4": Bilinear(4), "8": Bilinear(8)})
+    x = torch.randn(1, 8, 5, 6)
+    assert_close(torch.jit.trace(both, x)(x), F.interpolate(x, scale_factor=2, mode="bilinear"))
+
+
 @needs_compiler
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["DySample", "FADE"])
