@@ -183,6 +183,6 @@ def run_features(model: nn.Module, images: Tensor) -> Any:
     except Exception as error:
         raise InvalidValue(
             f"the model does not run on images of {tuple(images.shape)} "
-            f"({type(error).__name__}: {error}); set image_size to what it takes, also 1.5 times "
-            "as large, such as a multiple of its stride"
+            f"({type(error).__name__}: {error}); set image_size to what it takes, "
+            "such as a multiple of its stride"
         ) from error
