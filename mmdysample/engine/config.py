@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import traceback
 from pathlib import Path
@@ -54,7 +55,8 @@ def load_config(path: str, options: dict[str, Any] | None, needed: tuple[str, ..
     except Exception as error:
         # A config is the user's program: whatever it raises is about it.
         if isinstance(error, TypeError):
-            check_lists(path)
+            with contextlib.suppress(TypeError):  # that one again, where it is not about a list
+                check_lists(path)
         raise UserError(f"config {path} cannot be read: {_reason(error, path)}") from error
     check_top_level(cfg, options or ())
     for key, value in (options or {}).items():

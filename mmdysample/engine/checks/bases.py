@@ -146,13 +146,15 @@ def _refuse_list(host: Part, before: Sequence, path: str) -> None:
 
 
 def check_lists(path: str) -> None:
-    """Raise UserError if a config file of Python has a dict where one of its bases has a list.
+    """Raise UserError if a config, or one that it builds on, has a dict where its base has a list.
 
-    mmengine does not merge these, and advises to delete the list as a whole.
+    mmengine does not merge these, and advises to delete the list as a whole. What else cannot be
+    read raises what mmengine raises.
     """
     if not path.endswith(".py"):
         return
     for base in _bases_of(path):
+        check_lists(base)
         before = Config.fromfile(base, import_custom_modules=False)
         for place, listed in _dicts_over_lists(_variables(path), before):
             raise UserError(
@@ -178,7 +180,7 @@ def _advise_list(place: str, before: Sequence) -> str:
     hosts = [host_named(one.get("type")) if isinstance(one, Mapping) else None for one in before]
     names = [None if host is None else host.__name__ for host in hosts]
     key = place.rpartition(".")[2]
-    if names[0] is not None and len(names) > 1 and set(names) == {names[0]}:
+    if len(names) > 1 and names[0] is not None and set(names) == {names[0]}:
         each = f"dict(one, type={names[0]!r}, upsample_cfg=...) for one in _base_.{place}"
         return f"write {key}=[{each}]"
     items = [

@@ -181,6 +181,25 @@ def test_a_dict_over_a_list(name, tmp_path):
         check(tmp_path, before, text)
 
 
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        (f"model = dict({HOST})", r"before\.py: model\.neck is a dict, but first\.py has a list"),
+        ("model = dict(3)", r"after\.py cannot be read: TypeError: 'int' object is not iterable"),
+    ],
+)
+def test_a_base_that_cannot_be_read(text, sentence, tmp_path):
+    (tmp_path / "first.py").write_text(LISTED)
+    with pytest.raises(UserError, match=sentence):
+        check(tmp_path, f"_base_ = 'first.py'\n{text}\n", "")
+
+
+def test_a_dict_over_an_empty_list(tmp_path):
+    check(tmp_path, base([]), "model = dict(neck=[])")
+    with pytest.raises(UserError, match=r"before\.py has a list there: write neck=\[\]$"):
+        check(tmp_path, base([]), f"model = dict({HOST})")
+
+
 def test_the_list_that_is_advised_is_a_config(tmp_path):
     for before, cfg in (
         (LISTED, "neck=[dict(_base_.model.neck[0], type='UpsampleFPN'), _base_.model.neck[1]]"),
