@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import re
 import subprocess
 import sys
@@ -46,11 +47,11 @@ class Host(NamedTuple):
     """Whether it upsamples by nearest neighbors alone."""
     changes: dict = {}  # noqa: RUF012 - never changed
     groups: int = 4
-    example: int = 128
+    example: int = 64
     """`image_size`."""
     side: int = 128
     """Of the images: the coarsest map needs a pixel that is not at its border, where nearest
-    neighbors have no gradient."""
+    neighbors have no gradient, and sides that are powers of two, where coordinates are exact."""
 
 
 NAS_FPN = dict(
@@ -58,7 +59,7 @@ NAS_FPN = dict(
     in_channels=[8, 16, 32, 64],
     out_channels=8,
     num_outs=5,
-    stack_times=2,
+    stack_times=1,
     start_level=1,
     norm_cfg=dict(type="BN"),
 )
@@ -78,9 +79,7 @@ HOSTS = {
     "nas-fpn": Host(
         "retinanet/retinanet_r50_fpn_nearest_1x_coco.py",
         tuple(
-            f"neck.fpn_stages.{stage}.{cell}.upsampling.0"
-            for stage in (0, 1)
-            for cell in ("gp_64_4", "sum_43_3", "gp_75_6")
+            f"neck.fpn_stages.0.{cell}.upsampling.0" for cell in ("gp_64_4", "sum_43_3", "gp_75_6")
         ),
         True,
         dict(
@@ -142,11 +141,17 @@ HOSTS = {
 DETECTORS = ("yolox", "rtmdet", "fpn", "nas-fpn")
 
 
-def config_of(name: str) -> dict:
-    """The config of a host's model as upstream has it."""
+@functools.cache
+def load(name: str) -> Config:
+    """The config of a host, with the model as upstream has it; do not change it."""
     cfg = Config.fromfile(CONFIGS / HOSTS[name].config, import_custom_modules=False)
     cfg.merge_from_dict(dict(model=copy.deepcopy(HOSTS[name].changes)))
-    return cfg.model.to_dict()
+    return cfg
+
+
+def config_of(name: str) -> dict:
+    """The config of a host's model as upstream has it."""
+    return load(name).model.to_dict()
 
 
 def build(name: str, settings: dict) -> nn.Module:

@@ -173,9 +173,13 @@ def test_mmseg_would_fill_depth_with_255_meters():
     assert rotated.max() == 255
 
 
-def test_no_merging_of_classes():
+@pytest.mark.parametrize("swapped", [False, True])
+def test_no_merging_of_classes(swapped):
+    cfg = depth_config(tta_model=dict(type="SegTTAModel"), tta_pipeline=[])
+    if swapped:
+        cfg.model.update(type="UpsampleModel", of=cfg.model.type)
     with pytest.raises(UserError, match=r"--tta merges the classes .*mode='slide_flip'"):
-        augment(depth_config(tta_model=dict(type="SegTTAModel"), tta_pipeline=[]))
+        augment(cfg)
 
 
 UNKNOWN_HEAD = {"model.decode_head": dict(type="FCNHead", _delete_=True)}
