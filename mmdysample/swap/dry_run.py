@@ -8,6 +8,7 @@ import inspect
 import logging
 import math
 import random
+import sys
 import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
@@ -20,7 +21,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from mmdysample.errors import InvalidType, InvalidValue, UserError
-from mmdysample.upsamplers.base import Upsampler
+from mmdysample.upsamplers.base import Upsampler, autocast_converts
 
 Forward = Callable[[nn.Module, Tensor], Any]
 
@@ -94,6 +95,9 @@ class Call:
         stack: the forwards that were running, outermost first.
         number: how many calls the innermost one had made before.
         source, target: shapes before and after.
+        dtype: of the map.
+        weights: dtype for the weights of an upsampler in its place: the map's, but under autocast
+            that of the model.
         guide: what the result is next added to or concatenated with, where that can be had.
         joined: whether it was added to or concatenated with anything.
         overwrites: whether it was added to something in place.
@@ -109,6 +113,7 @@ class Call:
     mode: str
     align_corners: bool
     dtype: torch.dtype
+    weights: torch.dtype
     device: torch.device
     input: weakref.ref = field(repr=False)
     result: weakref.ref = field(repr=False)
@@ -162,9 +167,10 @@ class Recorder(TorchFunctionMode):
         calls: the calls of `F.interpolate`.
     """
 
-    def __init__(self, model: nn.Module, images: torch.Size) -> None:
+    def __init__(self, model: nn.Module, images: Tensor) -> None:
         super().__init__()
-        self.images = images
+        self.images = images.shape[2:]
+        self.dtype = images.dtype
         self.names = {id(module): name for name, module in reversed([*model.named_modules()])}
         self.runs: list[Running] = []
         self.calls: list[Call] = []
@@ -232,6 +238,7 @@ class Recorder(TorchFunctionMode):
             mode=bound.arguments["mode"],
             align_corners=bool(bound.arguments["align_corners"]),
             dtype=x.dtype,
+            weights=self.dtype if autocast_converts(x) else x.dtype,
             device=x.device,
             input=weakref.ref(x),
             result=weakref.ref(result),
@@ -325,7 +332,7 @@ def _larger(size: tuple[int, int]) -> torch.Size:
 
 
 def _record(model: nn.Module, images: Tensor, forward: Forward | None) -> Recorder:
-    recorder = Recorder(model, images.shape[2:])
+    recorder = Recorder(model, images)
     restore = snapshot(model)
     try:
         for module in model.modules():
@@ -352,12 +359,16 @@ def run(model: nn.Module, images: Tensor, forward: Forward | None) -> Any:
     """What the model returns in evaluation mode; random numbers are as before."""
     devices = {p.device.index for p in model.parameters() if p.device.type == "cuda"}
     python = random.getstate()
+    numpy = sys.modules.get("numpy")
+    of_numpy = numpy and numpy.random.get_state()
     with torch.random.fork_rng(sorted(devices)), torch.no_grad():
         try:
             model.eval()
             return model(images) if forward is None else forward(model, images)
         finally:
             random.setstate(python)
+            if numpy:
+                numpy.random.set_state(of_numpy)
 
 
 def snapshot(model: nn.Module) -> Callable[[], None]:

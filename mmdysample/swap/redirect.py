@@ -9,10 +9,9 @@ as their forward, and nothing else is remembered between modules.
 from __future__ import annotations
 
 import contextlib
-import copyreg
 import functools
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -107,14 +106,16 @@ class Frame:
 
 def _size_of_call(
     x: Tensor, size: int | Sequence[int] | None, scale_factor: float | Sequence[float] | None
-) -> Sequence[int] | None:
-    """The (h, w) that a call of `F.interpolate` asks for; None for a whole multiple of x's."""
+) -> Sequence[int]:
+    """The (h, w) that a call of `F.interpolate` asks for."""
     if size is not None:
         return (size, size) if isinstance(size, int) else size
     factors = scale_factor if isinstance(scale_factor, (list, tuple)) else (scale_factor,) * 2
-    if all(factor == int(factor) for factor in factors):
-        return None
-    return tuple(int(n * factor) for n, factor in zip(x.shape[2:], factors, strict=True))
+    return tuple(
+        # in a graph that is traced, lengths are tensors: they stay so
+        n * int(factor) if factor == int(factor) else int(n * factor)
+        for n, factor in zip(x.shape[2:], factors, strict=True)
+    )
 
 
 class _Frames(threading.local):
@@ -163,9 +164,9 @@ class _Swapped(nn.Module):
     def __reduce_ex__(self, protocol):
         # Pickle finds the model's own class by its name, and not this one.
         make, arguments, *rest = super().__reduce_ex__(protocol)
-        if make is copyreg.__newobj__:
-            make, arguments = _make, (type(self)._plain_class, *arguments[1:])
-        return (make, arguments, *rest)
+        plain = type(self)._plain_class
+        call = tuple(plain if part is type(self) else part for part in (make, *arguments))
+        return (_make, call, *rest)
 
 
 class _Initialized(_Swapped):
@@ -215,9 +216,12 @@ def swapped_class(cls: type[nn.Module]) -> type[nn.Module]:
     return type(cls)(name, (base, cls), members)
 
 
-def _make(cls: type[nn.Module], *arguments) -> nn.Module:
-    cls = swapped_class(cls)
-    return cls.__new__(cls, *arguments)
+def _make(make: Callable[..., nn.Module], *arguments) -> nn.Module:
+    """A copy, as the model's own class makes it, in the subclass."""
+    module = make(*arguments)
+    if not is_swapped(module):
+        module.__class__ = swapped_class(type(module))
+    return module
 
 
 def is_swapped(module: nn.Module) -> bool:
@@ -273,7 +277,12 @@ class TakeGuide:
             if self.site in frame.guides:
                 guide = frame.guides[self.site]
                 return args, {**kwargs, "guide": guide.clone() if self.copies else guide}
-            if self.site in frame.plan.input_guides or self.site in frame.plan.output_guides:
+            if self.site in frame.plan.input_guides:
+                raise InvalidValue(
+                    f"{self.site} has met no guide: with the example it was an argument of "
+                    f"{frame.plan.module}, which is not passed now, or not in the same manner"
+                )
+            if self.site in frame.plan.output_guides:
                 break
         raise InvalidValue(
             f"{self.site} has met no guide: the module that computes it has not run in this "

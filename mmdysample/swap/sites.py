@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 import torch
 from torch import nn
+from torch.fx import GraphModule
 
 from mmdysample.swap.dry_run import Call, Guide, Recorder, Running
 from mmdysample.swap.redirect import CHILD
@@ -166,6 +167,8 @@ def _why_owner_keeps(name: str, module: nn.Module, runs: Sequence[Running]) -> s
         return f"{owner} does not always call F.interpolate as many times"
     if isinstance(module, CONTAINERS):
         return f"called by {owner}, whose children are run one by one"
+    if isinstance(module, GraphModule):
+        return f"called by {owner}, a graph of torch.fx; swap the model it was made of"
     if "forward" in module.__dict__:
         return f"the forward of {owner} was set on the object"
     if hasattr(module, CHILD):

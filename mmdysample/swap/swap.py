@@ -12,12 +12,7 @@ from torch.fx import GraphModule
 from torch.nn.parameter import is_lazy
 
 from mmdysample.errors import InvalidType, InvalidValue
-from mmdysample.registry import (
-    build_upsampler,
-    did_you_mean,
-    get_upsampler,
-    upsampler_class,
-)
+from mmdysample.registry import build_upsampler, did_you_mean, upsampler_class
 from mmdysample.swap.dry_run import Forward, Guide, images_for, record, run, snapshot
 from mmdysample.swap.redirect import (
     CHILD,
@@ -110,12 +105,12 @@ def swap_upsampling(
         if cfg is None:
             kept[site.name] = "upsample_cfg is None here"
             continue
-        _check_cfg(cfg)
+        cls = upsampler_class(cfg)
         guide = found_guides[site.name]
-        if guide is None and _class_of(cfg).guided:
+        if guide is None and cls.guided:
             if _is_named(site, targets):
-                raise InvalidValue(f"{_without_guide(cfg, site)}; name a module in guides")
-            kept[site.name] = _without_guide(cfg, site)
+                raise InvalidValue(f"{_without_guide(cls, site)}; name a module in guides")
+            kept[site.name] = _without_guide(cls, site)
             continue
         upsamplers[site.name] = _build(cfg, site, guide, preserve)
     for group in _by_place(sites).values():
@@ -154,7 +149,7 @@ def _check_model(model: nn.Module) -> None:
             raise InvalidValue(f"{kind} is compiled already; swap before torch.compile")
         if type(module).__module__.startswith("torch.jit"):
             raise InvalidValue(f"{kind} is scripted or traced; swap before torch.jit")
-        if isinstance(module, GraphModule):
+        if isinstance(module, GraphModule) and module is model:
             raise InvalidValue(f"{kind} is a graph of torch.fx; swap the model it was made of")
         if isinstance(module, (nn.parallel.DistributedDataParallel, nn.DataParallel)):
             raise InvalidValue(f"{kind} wraps the model for parallel training; swap before")
@@ -184,8 +179,6 @@ def check_arguments(upsample_cfg: Any, targets: Any, preserve: Any, guides: Any)
             "upsample_cfg must be a dict such as dict(type='DySample'), or a function of a site "
             f"that returns one, got {upsample_cfg!r}"
         )
-    if isinstance(upsample_cfg, Mapping):
-        _check_cfg(upsample_cfg)
     _as_list(targets)
     if not isinstance(preserve, bool):
         raise InvalidType(f"preserve must be True or False, got {preserve!r}")
@@ -193,27 +186,6 @@ def check_arguments(upsample_cfg: Any, targets: Any, preserve: Any, guides: Any)
         raise InvalidType(
             f"guides must be a dict, the name of a site -> the name of a module, got {guides!r}"
         )
-
-
-def _check_cfg(cfg: Any) -> None:
-    """An error unless ``cfg`` is a dict whose type is an upsampler."""
-    if not isinstance(cfg, Mapping) or "type" not in cfg:
-        raise InvalidType(
-            "upsample_cfg must be a dict with the key 'type', such as dict(type='DySample'), or a "
-            f"function of a site that returns one, got {cfg!r}"
-        )
-    kind = cfg["type"]
-    if not isinstance(kind, type):
-        get_upsampler(kind)
-    elif not issubclass(kind, Upsampler):
-        raise InvalidValue(
-            f"type of upsample_cfg must be an Upsampler or the name of one, got {kind.__qualname__}"
-        )
-
-
-def _class_of(cfg: Mapping) -> type[Upsampler]:
-    kind = cfg["type"]
-    return kind if isinstance(kind, type) else get_upsampler(kind)
 
 
 def _as_list(targets: str | Sequence[str] | None) -> list[str] | None:
@@ -304,9 +276,9 @@ def _named_guides(
     return found
 
 
-def _without_guide(cfg: Mapping, site: Site) -> str:
+def _without_guide(cls: type[nn.Module], site: Site) -> str:
     return (
-        f"{_class_of(cfg).__name__} needs a guide, and what {site.name} is next added to or "
+        f"{cls.__name__} needs a guide, and what {site.name} is next added to or "
         "concatenated with is not there before it"
     )
 
@@ -322,7 +294,7 @@ def _build(cfg: Mapping, site: Site, guide: Guide | None, preserve: bool) -> Ups
     call = site.calls[0]
     try:
         if preserve:
-            for name, value in _class_of(cfg).preserving(mode).items():
+            for name, value in upsampler_class(cfg).preserving(mode).items():
                 if cfg.setdefault(name, value) != value:
                     raise InvalidValue(
                         f"upsample_cfg sets {name}={cfg[name]!r}, but preserve=True needs {value!r}"
@@ -341,7 +313,7 @@ def _build(cfg: Mapping, site: Site, guide: Guide | None, preserve: bool) -> Ups
     if guide is not None and upsampler.guided:
         take = TakeGuide(site.name, copies=any(call.overwrites for call in site.calls))
         upsampler.register_forward_pre_hook(take, with_kwargs=True)
-    return upsampler.to(call.device, call.dtype)
+    return upsampler.to(call.device, call.weights)
 
 
 def _install(
@@ -433,7 +405,8 @@ def _one_or_by_width(place: str, upsamplers: Mapping[str, Upsampler]) -> nn.Modu
 def _replace(model: nn.Module, old: nn.Module, new: nn.Module) -> None:
     """Put ``new`` wherever the model has ``old``, with what was hung on ``old`` from outside."""
     for name, value in old.__dict__.items():
-        new.__dict__.setdefault(name, value)
+        if not hasattr(new, name):  # a method neither
+            new.__dict__[name] = value
     new.train(old.training)
     for module in model.modules():
         for name, child in module._modules.items():

@@ -199,7 +199,7 @@ class Upsampler(nn.Module, ABC):
                 f"{name}: x must be float16, bfloat16, float32 or float64, got {x.dtype}"
             )
         weights = list(self.parameters())
-        if weights and weights[0].dtype != x.dtype and not _autocast_converts(x):
+        if weights and weights[0].dtype != x.dtype and not autocast_converts(x):
             raise InvalidType(
                 f"{name}: x is {x.dtype} but the weights are {weights[0].dtype}; "
                 "convert one of them with .to(dtype), or use torch.autocast"
@@ -225,7 +225,7 @@ class Upsampler(nn.Module, ABC):
             raise InvalidValue(
                 f"{name}: guide must be ({x.shape[0]}, {channels}, h, w), got {tuple(guide.shape)}"
             )
-        if self.guided and guide.dtype != x.dtype and not _autocast_converts(guide):
+        if self.guided and guide.dtype != x.dtype and not autocast_converts(guide):
             raise InvalidType(
                 f"{name}: guide is {guide.dtype} but x is {x.dtype}; "
                 "convert one of them with .to(dtype), or use torch.autocast"
@@ -293,7 +293,8 @@ def _fit(x: Tensor, size: tuple[int, int]) -> Tensor:
     return F.pad(x, (0, right, 0, below), mode="replicate") if below or right else x
 
 
-def _autocast_converts(x: Tensor) -> bool:
+def autocast_converts(x: Tensor) -> bool:
+    """Whether autocast is on where ``x`` is, and brings it and weights to one dtype."""
     device_type = x.device.type
     if x.dtype == torch.float64:
         return False

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -40,7 +41,7 @@ class Messy(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         super().train()  # a model may do so
-        self.steps += torch.rand(3) + random.random()
+        self.steps += torch.rand(3) + random.random() + np.random.rand()
         self.plain += 1
         self.grid = torch.zeros(images.shape)
         self.sizes.append(images.shape)
@@ -65,14 +66,17 @@ def everything(model: nn.Module) -> list:
     def plain(value):
         if isinstance(value, Tensor):
             return id(value), value.tolist(), value.requires_grad
+        if isinstance(value, np.ndarray):
+            return value.tolist()
         if isinstance(value, dict):
             return {key: plain(entry) for key, entry in value.items()}
         return list(value) if isinstance(value, (list, set)) else value
 
     modules = [(name, type(module), module) for name, module in model.named_modules()]
     parts = [(name, cls, plain(module.__dict__)) for name, cls, module in modules]
+    numpy = plain(np.random.get_state(legacy=False))
     grads = [None if p.grad is None else p.grad.tolist() for p in model.parameters()]
-    return [*parts, grads, torch.get_rng_state().tolist(), random.getstate()]
+    return [*parts, grads, torch.get_rng_state().tolist(), random.getstate(), numpy]
 
 
 @pytest.mark.parametrize("training", [True, False])

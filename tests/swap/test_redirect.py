@@ -153,6 +153,13 @@ def test_lower_precision(kind):
     net = net.bfloat16()
     assert_close(net(x.bfloat16()), expected(net, x.bfloat16()))
 
+    def forward(net: Net, x: Tensor) -> Tensor:
+        with torch.autocast("cpu", torch.bfloat16):
+            return net(x)
+
+    net = swap_upsampling(Net(), dict(type=kind), x, forward=forward)
+    assert {parameter.dtype for parameter in net.parameters()} == {torch.float32}
+
 
 @pytest.mark.parametrize("kind", ["DySample", "FADE"])
 def test_threads_and_replicas(kind):
@@ -252,6 +259,10 @@ def unreachable(model: Run, images: Tensor) -> Tensor:
     return F.interpolate(model.first(images), size=images.shape[3])
 
 
+def tripled(model: Run, images: Tensor) -> Tensor:
+    return F.interpolate(model.first(images), scale_factor=3)
+
+
 def without_guide(model: Run, images: Tensor) -> Tensor:
     return model.last(double(model.first(images)) + model.side(images))
 
@@ -287,6 +298,12 @@ def checkpointed_guide(use_reentrant: bool):
             unreachable,
             "Run calls F.interpolate (call 0) as it did not with the example: DySample: cannot "
             "reach size (24, 24) from (8, 12)",
+        ),
+        (
+            "DySample",
+            tripled,
+            "Run calls F.interpolate (call 0) as it did not with the example: DySample: cannot "
+            "reach size (24, 36) from (8, 12)",
         ),
         (
             "FADE",
@@ -356,6 +373,55 @@ def test_threads_in_the_same_forward(kind):
     with concurrent.futures.ThreadPoolExecutor(2) as pool:
         for result, expected in zip(pool.map(net, inputs), wanted, strict=True):
             assert_close(result, expected)
+
+
+class NamesItsClass(Run):
+    """As classes that are made again from their settings when they are copied."""
+
+    def __reduce__(self):
+        return NamesItsClass, (), self.__dict__
+
+
+class NamesItsType(Run):
+    def __reduce__(self):
+        return type(self), (), self.__dict__
+
+
+class Arguments(Run):
+    def __getnewargs_ex__(self):
+        return (), {}
+
+
+@pytest.mark.parametrize("cls", [NamesItsClass, NamesItsType, Arguments, Run])
+def test_copies_of_classes_that_say_how_they_are_made(cls):
+    net = swap_upsampling(cls(), dict(type="DySample"), images())
+    x = images()
+    protocols = range(2, pickle.HIGHEST_PROTOCOL + 1) if cls is Arguments else range(6)
+    pickled = [pickle.loads(pickle.dumps(net, protocol)) for protocol in protocols]
+    for other in (copy.deepcopy(net), *pickled):
+        assert type(other) is type(net)
+        assert torch.equal(other(x), net(x))
+
+
+def test_a_guide_that_is_passed_in_another_manner():
+    class Skip(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.side = nn.Conv2d(3, 8, 2, stride=2), nn.Conv2d(3, 8, 1)
+            self.merge = Merge()
+            self.merge.conv = nn.Conv2d(16, 8, 1)
+            self.by_name = True
+
+        def forward(self, images: Tensor) -> Tensor:
+            x, skip = self.first(images), self.side(images)
+            return self.merge(x, skip=skip) if self.by_name else self.merge(x, skip)
+
+    net = swap_upsampling(Skip(), dict(type="FADE"), images())
+    net(images())
+    net.by_name = False
+    sentence = "with the example it was an argument of merge, which is not passed now, or not in"
+    with pytest.raises(InvalidValue, match=sentence):
+        net(images())
 
 
 def in_place(model: Run, images: Tensor) -> Tensor:

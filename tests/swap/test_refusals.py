@@ -43,6 +43,13 @@ class Pool(nn.ModuleList):
         return F.interpolate(self[0](x), size=x.shape[2:])
 
 
+class Double(nn.Module):
+    """Can be traced: it branches nowhere."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.interpolate(x, scale_factor=2).relu()
+
+
 def pooled(x: Tensor) -> Tensor:
     return F.interpolate(F.adaptive_avg_pool2d(x, 2), size=x.shape[2:])
 
@@ -67,6 +74,10 @@ KEPT = [
             nn.Conv2d(3, 8, 2, stride=2), Pool([nn.Conv2d(8, 8, 2, stride=2)]), nn.ReLU()
         ),
         "called by Pool 1, whose children are run one by one",
+    ),
+    (
+        nn.Sequential(nn.Conv2d(3, 8, 2, stride=2), torch.fx.symbolic_trace(Double()), nn.ReLU()),
+        "called by Double 1, a graph of torch.fx; swap the model it was made of",
     ),
 ]
 
@@ -231,11 +242,11 @@ REFUSED = {
         "is scripted or traced; swap before torch.jit",
     ),
     "graph": (
-        lambda: nn.Sequential(torch.fx.symbolic_trace(nn.Sequential(nn.ReLU()))),
+        lambda: torch.fx.symbolic_trace(Double()),
         DYSAMPLE,
         {},
         ValueError,
-        "Sequential 0 is a graph of torch.fx; swap the model it was made of",
+        "Double is a graph of torch.fx; swap the model it was made of",
     ),
     "data parallel": (
         lambda: nn.DataParallel(plain()),
@@ -405,7 +416,7 @@ REFUSED = {
         lambda site: 5,
         {},
         TypeError,
-        "function of a site that returns one, got 5",
+        "upsample_cfg must be a dict with the key 'type', such as dict(type='DySample'), got 5",
     ),
     "None of a function": (
         plain,

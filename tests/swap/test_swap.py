@@ -102,5 +102,22 @@ def test_a_swapped_model_computes_with_its_upsamplers(model, images, kind):
         assert torch.equal(other(images), model(images))
 
 
+def test_what_was_hung_on_a_module_does_not_hide_what_an_upsampler_has(images):
+    class Up(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.upsample = lambda x, *_: F.interpolate(x, scale_factor=2)
+            self.guided, self.scale_factor, self.i = True, 2.0, 5
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.upsample(x)
+
+    model = nn.Sequential(nn.Conv2d(3, 8, 1), Up(), nn.Conv2d(8, 2, 1))
+    swap_upsampling(model, dict(type="CARAFE"), images)
+    conv, up, last = model
+    assert (up.i, up.scale_factor, up.guided) == (5, 2, False)
+    torch.testing.assert_close(model(images), last(type(up).upsample(up, conv(images), None, ())))
+
+
 def test_torch_alone_has_it():
     assert {"find_upsampling", "swap_upsampling"} <= set(mmdysample.__all__)
