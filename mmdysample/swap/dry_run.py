@@ -27,7 +27,10 @@ Forward = Callable[[nn.Module, Tensor], Any]
 
 JOINS = {"add", "add_", "__add__", "__radd__", "__iadd__", "cat", "concat", "concatenate"}
 """Names of the functions in which an upsampled map meets the one that can guide it."""
-FINAL = {"sigmoid", "softmax", "log_softmax", "tanh", "argmax", "squeeze", "__getitem__"}
+FINAL = {
+    *("sigmoid", "softmax", "log_softmax", "tanh", "argmax", "clamp", "squeeze", "__getitem__"),
+    *("permute", "float", "to"),
+}
 """What a model does with its resized output before it returns it."""
 IN_PLACE = {"add_", "__iadd__"}
 LARGEST_STRIDE = 64

@@ -37,14 +37,12 @@ class Plan:
         swapped: numbers of those that lead to `upsampling.<number>`.
         input_guides: site -> where among the arguments of this forward its guide is, as keys that
             lead from ``(args, kwargs)`` to it.
-        output_guides: sites whose guide is what a module inside this forward returns.
     """
 
     module: str
     calls: int = 0
     swapped: tuple[int, ...] = ()
     input_guides: dict[str, tuple] = field(default_factory=dict)
-    output_guides: set[str] = field(default_factory=set)
 
 
 class Frame:
@@ -239,55 +237,64 @@ class UpsamplersByWidth(nn.ModuleDict):
                 f"a map of {width} channels, where those of the example had {' or '.join(self)}"
             )
         chosen = self[width]
-        return chosen(x, size=size) if isinstance(chosen, Upsampler) else chosen(x)
+        return chosen(x, size=size)
 
 
 class RememberGuide:
-    """Forward hook of a module whose output is the guide of ``site``."""
+    """Forward hook of a module whose output guides ``site``: kept by the forward of ``plan``.
 
-    def __init__(self, site: str) -> None:
+    Whose forward that is, is told by the plan itself, and not by names: a model may run parts of
+    its own copy, as of a teacher, which have a plan of their own.
+    """
+
+    def __init__(self, site: str, plan: Plan) -> None:
         self.site = site
+        self.plan = plan
 
     def __call__(self, module: nn.Module, args: tuple, output: Any) -> None:
-        for frame in reversed(_frames.stack):
-            if self.site in frame.plan.output_guides:
-                if frame.differentiates and not torch.is_grad_enabled():
-                    raise InvalidValue(
-                        f"the guide of {self.site} is computed where no gradient is recorded, as "
-                        "reentrant activation checkpointing does; checkpoint with "
-                        "use_reentrant=False, or name another module in guides"
-                    )
-                frame.guides[self.site] = output
-                return
+        frame = _frame_of(self.plan)
+        if frame is None:
+            return
+        if frame.differentiates and not torch.is_grad_enabled():
+            raise InvalidValue(
+                f"the guide of {self.site} is computed where no gradient is recorded, as "
+                "reentrant activation checkpointing does; checkpoint with "
+                "use_reentrant=False, or name another module in guides"
+            )
+        frame.guides[self.site] = output
 
 
 class TakeGuide:
-    """Forward pre-hook of a guided upsampler: adds the guide of the running forward.
+    """Forward pre-hook of the guided upsampler of ``site``: adds the guide that ``plan`` has met.
 
     A guide that is overwritten next, by ``guide += upsampled``, is copied: the backward pass needs
     it as it was.
     """
 
-    def __init__(self, site: str, copies: bool = False) -> None:
+    def __init__(self, site: str, plan: Plan, copies: bool = False) -> None:
         self.site = site
+        self.plan = plan
         self.copies = copies
 
     def __call__(self, module: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
-        for frame in reversed(_frames.stack):
-            if self.site in frame.guides:
-                guide = frame.guides[self.site]
-                return args, {**kwargs, "guide": guide.clone() if self.copies else guide}
-            if self.site in frame.plan.input_guides:
-                raise InvalidValue(
-                    f"{self.site} has met no guide: with the example it was an argument of "
-                    f"{frame.plan.module}, which is not passed now, or not in the same manner"
-                )
-            if self.site in frame.plan.output_guides:
-                break
+        frame = _frame_of(self.plan)
+        guide = None if frame is None else frame.guides.get(self.site)
+        if guide is not None:
+            return args, {**kwargs, "guide": guide.clone() if self.copies else guide}
+        if frame is not None and self.site in self.plan.input_guides:
+            raise InvalidValue(
+                f"{self.site} has met no guide: with the example it was an argument of "
+                f"{self.plan.module}, which is not passed now, or not in the same manner"
+            )
         raise InvalidValue(
             f"{self.site} has met no guide: the module that computes it has not run in this "
             "forward (where activations are checkpointed, both must be in one checkpoint)"
         )
+
+
+def _frame_of(plan: Plan) -> Frame | None:
+    """The innermost of the running forwards that have this plan."""
+    return next((frame for frame in reversed(_frames.stack) if frame.plan is plan), None)
 
 
 def value_at(values: Any, path: Sequence) -> Any:

@@ -310,9 +310,6 @@ def _build(cfg: Mapping, site: Site, guide: Guide | None, preserve: bool) -> Ups
             f"{site.name} ({site.channels} channels, x{site.scale_factor}): {error}; upsample_cfg "
             "may be a function of the site"
         ) from error
-    if guide is not None and upsampler.guided:
-        take = TakeGuide(site.name, copies=any(call.overwrites for call in site.calls))
-        upsampler.register_forward_pre_hook(take, with_kwargs=True)
     return upsampler.to(call.device, call.weights)
 
 
@@ -349,13 +346,15 @@ def _install(
 
     modules = dict(model.named_modules())
     for site in swapped:
-        guide = guides[site.name]
-        if guide is not None and upsamplers[site.name].guided:
+        guide, upsampler = guides[site.name], upsamplers[site.name]
+        if guide is not None and upsampler.guided:
+            plan = plan_of(guide.frame)
             if guide.module is None:
-                plan_of(guide.frame).input_guides[site.name] = guide.path
+                plan.input_guides[site.name] = guide.path
             else:
-                plan_of(guide.frame).output_guides.add(site.name)
-                modules[guide.module].register_forward_hook(RememberGuide(site.name))
+                modules[guide.module].register_forward_hook(RememberGuide(site.name, plan))
+            take = TakeGuide(site.name, plan, copies=any(call.overwrites for call in site.calls))
+            upsampler.register_forward_pre_hook(take, with_kwargs=True)
     for name, plan in plans.items():
         modules[name].__class__ = swapped_class(type(modules[name]))
         modules[name]._upsampling_plan = plan

@@ -443,6 +443,23 @@ def test_a_guide_that_is_overwritten():
         assert_close(overwriting[name], gradient)
 
 
+def test_parts_of_a_copy_of_itself_give_no_guide():
+    """As of a teacher, whose features a forward compares with its own."""
+    net = swap_upsampling(Run(), dict(type="FADE"), images())
+    x = images()
+    wanted = net(x)
+    teacher = copy.deepcopy(net)
+    nn.init.normal_(teacher.side.weight)
+
+    def with_teacher(model: Run, images: Tensor) -> Tensor:
+        side = model.side(images)
+        teacher.side(images)
+        return model.last(double(model.first(images)) + side)
+
+    net.run = with_teacher
+    assert torch.equal(net(x), wanted)
+
+
 class Ratio(nn.Module):
     """Says how many times larger a map has to be, as some exported models do."""
 

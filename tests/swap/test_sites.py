@@ -48,6 +48,7 @@ def test_other_ratios(ratio):
         nn.Softmax(dim=1),
         lambda x: {"out": [x[:, 0]]},
         lambda x: x.argmax(dim=1),
+        lambda x: x.clamp(0, 1).permute(0, 2, 3, 1).to(torch.float64).float(),
     ],
 )
 def test_an_output_may_be_turned_into_probabilities(last):
