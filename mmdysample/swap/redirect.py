@@ -107,7 +107,7 @@ def _size_of_call(
 ) -> Sequence[int]:
     """The (h, w) that a call of `F.interpolate` asks for."""
     if size is not None:
-        return (size, size) if isinstance(size, int) else size
+        return size if isinstance(size, Sequence) else (size, size)  # NumPy's integers, too
     factors = scale_factor if isinstance(scale_factor, (list, tuple)) else (scale_factor,) * 2
     return tuple(
         # in a graph that is traced, lengths are tensors: they stay so

@@ -9,7 +9,9 @@ import io
 import pickle
 import re
 import threading
+from collections.abc import Callable
 
+import numpy as np
 import pytest
 import torch
 import torch.distributed as group
@@ -235,6 +237,23 @@ class Run(nn.Module):
 
 def double(x: Tensor) -> Tensor:
     return F.interpolate(x, scale_factor=2)
+
+
+def sides_in(kind: Callable[[int], object]):
+    def run(model: Run, images: Tensor) -> Tensor:
+        size = kind(images.shape[2])
+        return model.last(F.interpolate(model.first(images), size=size) + model.side(images))
+
+    return run
+
+
+@pytest.mark.parametrize("kind", [int, np.int64, lambda n: [n, n], lambda n: (np.int64(n),) * 2])
+def test_sizes_are_given_in_many_ways(kind):
+    net = Run()
+    net.run = sides_in(kind)
+    net = swap_upsampling(net, dict(type="DySample"), images(16, 16))
+    x = images(16, 16)
+    assert_close(net(x), net.last(net.upsampling["0"](net.first(x)) + net.side(x)))
 
 
 def usual(model: Run, images: Tensor) -> Tensor:
