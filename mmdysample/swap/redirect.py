@@ -110,7 +110,7 @@ def _size_of_call(
         return size if isinstance(size, Sequence) else (size, size)  # NumPy's integers, too
     factors = scale_factor if isinstance(scale_factor, (list, tuple)) else (scale_factor,) * 2
     return tuple(
-        # in a graph that is traced, lengths are tensors: they stay so
+        # in graphs lengths are symbols or tensors, and stay so
         n * int(factor) if factor == int(factor) else int(n * factor)
         for n, factor in zip(x.shape[2:], factors, strict=True)
     )

@@ -169,3 +169,24 @@ def test_the_start_outlasts_the_models_own_initialization():
     plain.load_state_dict(own)
     assert torch.equal(model(images), plain(images))
     assert all(isinstance(up, DySample) for up in upsamplers(model).values())
+
+
+def test_a_model_that_is_initialized_already_keeps_its_upsamplers():
+    """mmengine's `init_weights` does nothing when it is called once more."""
+
+    class Once(Initialized):
+        is_init = False
+
+        def init_weights(self) -> None:
+            if not self.is_init:
+                super().init_weights()
+            self.is_init = True
+
+    model = swap_upsampling(Once(), dict(type="DySample"), STAND_INS["YOLO"].example())
+    start = copy.deepcopy(model.state_dict())
+    model.init_weights()
+    first = copy.deepcopy(model.state_dict())
+    model.init_weights()
+    for key, value in model.state_dict().items():
+        assert torch.equal(value, first[key])
+    assert not all(torch.equal(first[key], start[key]) for key in first if "offset.weight" in key)

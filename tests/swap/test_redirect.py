@@ -462,6 +462,35 @@ def test_a_guide_that_is_overwritten():
         assert_close(overwriting[name], gradient)
 
 
+def test_a_module_that_guides_two_calls():
+    """Each call has what the module has returned last."""
+
+    class TopDown(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.stages = nn.ModuleList(nn.Conv2d(c, 8, 3, stride=2, padding=1) for c in (3, 8, 8))
+            self.lateral = nn.Conv2d(8, 8, 1)
+
+        def forward(self, images: Tensor) -> Tensor:
+            one = self.stages[0](images)
+            two = self.stages[1](one)
+            x = self.stages[2](two)
+            for side in (two, one):
+                skip = self.lateral(side)
+                x = F.interpolate(x, size=side.shape[2:]) + skip
+            return x
+
+    net = swap_upsampling(TopDown(), dict(type="FADE"), images())
+    x = images()
+    one = net.stages[0](x)
+    two = net.stages[1](one)
+    wanted = net.stages[2](two)
+    for number, side in (("0", two), ("1", one)):
+        skip = net.lateral(side)
+        wanted = net.upsampling[number].forward(wanted, guide=skip) + skip
+    assert_close(net(x), wanted)
+
+
 def test_parts_of_a_copy_of_itself_give_no_guide():
     """As of a teacher, whose features a forward compares with its own."""
     net = swap_upsampling(Run(), dict(type="FADE"), images())
@@ -565,6 +594,10 @@ def test_export(strict, tmp_path):
     program = torch.export.export(net, (example,), dynamic_shapes=shapes, strict=strict)
     for x in (example, torch.randn(1, 4, 12, 20)):
         assert_close(program.module()(x), expected_small(net, x))
+    scaled = swap_upsampling(Run(), dict(type="DySample"), images()).eval()
+    other = torch.export.export(scaled, (images(16, 16),), dynamic_shapes=shapes, strict=strict)
+    x = images(12, 20)
+    assert_close(other.module()(x), scaled(x))
     if not strict:
         path = str(tmp_path / "net.onnx")
         torch.onnx.export(program, dynamo=True, verbose=False).save(path)
@@ -581,6 +614,8 @@ def test_trace(kind):
     traced = torch.jit.trace(net, torch.randn(1, 4, 16, 16))
     for x in (torch.randn(1, 4, 16, 16), torch.randn(1, 4, 12, 20)):
         assert_close(traced(x), expected_small(net, x))
+    net = swap_upsampling(Run(), dict(type=kind), images())
+    assert_close(torch.jit.trace(net, images())(x[:, :3]), net(x[:, :3]))
 
 
 def train_in_a_group(rank: int, file: str, kind: str) -> None:

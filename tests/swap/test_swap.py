@@ -119,5 +119,14 @@ def test_what_was_hung_on_a_module_does_not_hide_what_an_upsampler_has(images):
     torch.testing.assert_close(model(images), last(type(up).upsample(up, conv(images), None, ())))
 
 
+def test_a_module_with_two_parents_is_replaced_in_both(images):
+    up = nn.Upsample(scale_factor=2)
+    model = nn.Sequential(nn.Conv2d(3, 8, 1), up, nn.Sequential(nn.ReLU(), up, nn.ReLU()))
+    swap_upsampling(model, dict(type="DySample"), images)
+    assert type(model[1]).__name__ == "DySample"
+    assert model[2][1] is model[1]
+    assert copy.deepcopy(model)(images).shape == (2, 8, 128, 192)
+
+
 def test_torch_alone_has_it():
     assert {"find_upsampling", "swap_upsampling"} <= set(mmdysample.__all__)
