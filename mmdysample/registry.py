@@ -61,7 +61,12 @@ def list_upsamplers() -> list[str]:
 
 
 def get_upsampler(name: str) -> type[nn.Module]:
-    """The upsampler class registered as ``name``; ValueError if there is none."""
+    """The upsampler class registered as ``name``; ValueError if there is none.
+
+    mmengine writes ``mmdysample.DySample`` for the class that a config imports.
+    """
+    if isinstance(name, str) and name.startswith("mmdysample."):
+        name = name.rpartition(".")[2]
     if not isinstance(name, str) or name not in _UPSAMPLERS:
         raise InvalidValue(
             f"unknown upsampler {name!r}{did_you_mean(name, _UPSAMPLERS)}; "

@@ -201,6 +201,7 @@ def test_a_swapped_model_is_seen_and_so_is_the_one_behind_it():
     [
         (dict(of=None), r"^UpsampleModel needs of: .*of={{_base_.model.type}}"),
         (dict(upsample_cfg=None), "^UpsampleModel needs upsample_cfg: the upsampler, such as"),
+        (dict(of=3), "^UpsampleModel: of must be a type, such as 'YOLOX', got 3$"),
         (dict(of="YOLOXX"), r"model.of: type 'YOLOXX' is not registered \(did you mean 'YOLOX'"),
         (dict(of="Xyzzy"), "model.of: type 'Xyzzy' is not registered$"),
         (dict(of="EncoderDecoder"), "model.of: .* belongs to mmseg: write of='mmseg.EncoderDecod"),
