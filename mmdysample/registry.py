@@ -127,8 +127,12 @@ def build_upsampler(
 
 
 def inherited(kind: str, name: str) -> str:
-    """What to write where an upsampler gets an argument that its config has from its base."""
-    if kind not in _UPSAMPLERS or name not in OF_UPSTREAM:
+    """What to write where an upsampler gets an argument that its config has from its base.
+
+    That is one of upstream's, or of another upsampler, whose place this one takes.
+    """
+    others = (inspect.signature(cls.__init__).parameters for cls in _UPSAMPLERS.values())
+    if kind not in _UPSAMPLERS or not (name in OF_UPSTREAM or any(name in one for one in others)):
         return ""
     return (
         "; where it is inherited from the config that this one builds on, write "

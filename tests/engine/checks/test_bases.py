@@ -57,8 +57,8 @@ IS_MEANT = {
     ),
     "written-anew-by-a-function": (
         PAFPN,
-        f"def make(**settings):\n    return dict({ANEW}, **settings)\n"
-        "model = dict(neck=make(_delete_=True))",
+        f"def make(kind):\n    return dict(_delete_=True, type=kind, **{SIZES})\n"
+        "model = dict(neck=make(kind='UpsampleFPN'))",
     ),
     "written-anew-by-key": (
         PAFPN,
