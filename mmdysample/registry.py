@@ -61,7 +61,12 @@ def list_upsamplers() -> list[str]:
 
 
 def get_upsampler(name: str) -> type[nn.Module]:
-    """The upsampler class registered as ``name``; ValueError if there is none."""
+    """The upsampler class registered as ``name``; ValueError if there is none.
+
+    mmengine writes ``mmdysample.DySample`` for the class that a config imports.
+    """
+    if isinstance(name, str) and name.startswith("mmdysample."):
+        name = name.rpartition(".")[2]
     if not isinstance(name, str) or name not in _UPSAMPLERS:
         raise InvalidValue(
             f"unknown upsampler {name!r}{did_you_mean(name, _UPSAMPLERS)}; "
@@ -122,8 +127,12 @@ def build_upsampler(
 
 
 def inherited(kind: str, name: str) -> str:
-    """What to write where an upsampler gets an argument that its config has from its base."""
-    if kind not in _UPSAMPLERS or name not in OF_UPSTREAM:
+    """What to write where an upsampler gets an argument that its config has from its base.
+
+    That is one of upstream's, or of another upsampler, whose place this one takes.
+    """
+    others = (inspect.signature(cls.__init__).parameters for cls in _UPSAMPLERS.values())
+    if kind not in _UPSAMPLERS or not (name in OF_UPSTREAM or any(name in one for one in others)):
         return ""
     return (
         "; where it is inherited from the config that this one builds on, write "

@@ -66,6 +66,11 @@ def UpsampleModel(
         return swap_upsampling(model, upsample_cfg, example, forward=run_features, **swap)
 
 
+# The last one stands in what is written of a config that imports it.
+NAMES = (
+    *(UpsampleModel, "UpsampleModel", "mmengine.UpsampleModel"),
+    f"{__name__}.UpsampleModel",
+)
 # What `UpsampleModel` takes for itself, and of that what it needs.
 ARGUMENTS = tuple(inspect.signature(UpsampleModel).parameters)[:-1]
 NEEDED = {
@@ -96,8 +101,7 @@ class _Handler(logging.Handler):
 
 def is_upsample_model(settings: Mapping) -> bool:
     """Whether a model's config has the type `UpsampleModel`."""
-    kind = settings.get("type")
-    return kind is UpsampleModel or kind in ("UpsampleModel", "mmengine.UpsampleModel")
+    return settings.get("type") in NAMES
 
 
 def original_model(settings: Mapping) -> Mapping:
@@ -132,6 +136,10 @@ def check_settings(settings: Mapping) -> None:
     for name, what in NEEDED.items():
         if settings.get(name) is None:
             raise InvalidType(f"UpsampleModel needs {name}: {what}")
+    if not (isinstance(settings["of"], str) or callable(settings["of"])):
+        raise InvalidType(
+            f"UpsampleModel: of must be a type, such as 'YOLOX', got {settings['of']!r}"
+        )
     if is_upsample_model(dict(type=settings["of"])):
         raise InvalidValue(
             "UpsampleModel: of='UpsampleModel', for the base's model is one already: leave out "

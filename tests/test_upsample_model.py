@@ -17,6 +17,7 @@ import torch
 pytest.importorskip("mmdet", reason="needs mmdet: bash tools/setup_env.sh installs it")
 pytest.importorskip("mmseg", reason="needs mmseg: bash tools/setup_env.sh installs it")
 
+from mmdet.models import YOLOX
 from mmdet.testing import demo_mm_inputs
 from mmengine.config import Config
 from mmengine.optim import build_optim_wrapper
@@ -26,7 +27,8 @@ from mmseg.structures import SegDataSample
 from torch import Tensor, nn
 
 import mmdysample.mmseg  # noqa: F401 - registers
-from mmdysample import Upsampler
+from mmdysample import DySample, Upsampler
+from mmdysample.engine.checks.parts import check_parts
 from mmdysample.engine.config import load_config
 from mmdysample.errors import InvalidValue
 from mmdysample.inference import open_inferencer
@@ -311,6 +313,32 @@ def test_configs_name_the_model_in_any_of_mmengines_forms(of, one_line):
     # as a run keeps it in its work dir
     cfg.dump(one_line.with_name("kept.py"))
     assert Config.fromfile(one_line.with_name("kept.py")).model == cfg.model
+
+
+IMPORTING = """
+from mmengine.config import read_base
+with read_base():
+    from .base import *
+from mmdet.models import YOLOX
+from mmdysample import DySample
+from mmdysample.upsample_model import UpsampleModel
+model.update(dict(type=UpsampleModel, of=YOLOX, upsample_cfg=dict(type=DySample), targets="neck"))
+"""
+
+
+def test_configs_that_import_their_base_and_what_a_run_keeps_of_them(tmp_path):
+    path = CONFIGS / "shapes/yolox_s_nearest_shapes.py"
+    Config.fromfile(path, import_custom_modules=False).dump(tmp_path / "base.py")
+    (tmp_path / "config.py").write_text(IMPORTING)
+    load_config(str(tmp_path / "config.py"), None, ("model",)).dump(tmp_path / "kept.py")
+    for name in ("config.py", "kept.py"):
+        cfg = load_config(str(tmp_path / name), None, ("model",))
+        check_parts(cfg, ("model",))
+        assert original_model(cfg.model)["type"] in (YOLOX, "mmdet.models.YOLOX"), name
+        found = upsamplers_in(build_config(tmp_path / name))
+        assert {key: type(one) for key, one in found.items()} == dict.fromkeys(
+            HOSTS["yolox"].modules, DySample
+        ), name
 
 
 def test_configs_inherit_and_options_are_as_flat_as_before(one_line):

@@ -70,11 +70,11 @@ def load_config(path: str, options: dict[str, Any] | None, needed: tuple[str, ..
         raise UserError(f"config {path} does not set {', '.join(missing)}")
     check_whole_numbers(cfg)
     check_checkpoint_names(cfg)
+    # Without what a config imports, which no file that a run writes of it could hold.
+    values = {key: cfg[key] for key in cfg.to_dict()}
     # `Config.fromfile` forgets this argument. Laying out the text again with each checkpoint takes
     # half the time of a short run, and yapf makes an error of an interrupt.
-    return Config(
-        dict(cfg.items()), cfg.text, cfg.filename, cfg.env_variables, format_python_code=False
-    )
+    return Config(values, cfg.text, cfg.filename, cfg.env_variables, format_python_code=False)
 
 
 def _reason(error: Exception, path: str) -> str:

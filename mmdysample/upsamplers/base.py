@@ -53,7 +53,7 @@ class Upsampler(nn.Module, ABC):
         takes_any = any(p.kind is p.VAR_KEYWORD for p in parameters)
         for name, value in kwargs.items():
             if name not in accepted and not takes_any:
-                hint = inherited(cls.__name__, name) or did_you_mean(name, accepted)
+                hint = did_you_mean(name, accepted) + inherited(cls.__name__, name)
                 raise InvalidType(
                     f"{cls.__name__} has no argument {name!r} (given {value!r}){hint}; "
                     f"it accepts {', '.join(accepted)}"

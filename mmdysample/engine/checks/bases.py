@@ -15,6 +15,7 @@ from typing import Any
 
 from mmengine import registry
 from mmengine.config import Config
+from mmengine.fileio import load
 
 from mmdysample.engine.checks.parts import Part, advise, has_host, host_named, upstream_of
 from mmdysample.engine.lookup import class_of
@@ -65,8 +66,8 @@ def _check_place(
         cls = class_of(registry.MODELS, before["type"], before.get("_scope_") or scope)
         if cls is host.cls:
             _check_place(host, path, _bases_of(path), scope, files)
-        elif cls is None or cls.__name__ == upstream_of(host.cls).__name__:
-            continue  # mmdet's and mmseg's FPN are alike
+        elif cls is None or cls.__name__ in (host.cls.__name__, upstream_of(host.cls).__name__):
+            continue  # mmdet's and mmseg's are alike
         elif not _deletes(child, keys):
             _refuse(host, cls, path)
 
@@ -87,26 +88,36 @@ def _at(value: Any, keys: Sequence[str]) -> Any:
 
 
 def _deletes(path: str | None, keys: Sequence[str]) -> bool:
-    """Whether a config file itself has ``_delete_=True`` at a place or above it."""
-    if path is None or not path.endswith(".py"):
+    """Whether a config file itself has ``_delete_=True`` at a place or above it.
+
+    Where the place is computed, a ``_delete_`` anywhere in the file is taken for that.
+    """
+    if path is None or "_delete_" not in _text(path):
         return False
+    if not path.endswith(".py"):
+        own = load(path)
+        above = [_at(own, keys[: n + 1]) for n in range(len(keys))]
+        return any(isinstance(one, Mapping) and "_delete_" in one for one in above)
     variables = _variables(path)
     items = variables
     for key in keys:
         value = items.get(key)
         items = _items(variables.get(value.id) if isinstance(value, ast.Name) else value)
-        if "_delete_" in items:
+        if not items or None in items or "_delete_" in items:
             return True
     return False
 
 
+def _text(path: str) -> str:
+    with open(path, encoding="utf-8") as file:
+        return file.read()
+
+
 def _variables(path: str) -> dict[str | None, ast.expr]:
     """What a config file of Python assigns at its top, by name."""
-    with open(path, encoding="utf-8") as file:
-        statements = ast.parse(file.read()).body
     return {
         target.id: statement.value
-        for statement in statements
+        for statement in ast.parse(_text(path)).body
         if isinstance(statement, ast.Assign)
         for target in statement.targets
         if isinstance(target, ast.Name)
@@ -114,14 +125,15 @@ def _variables(path: str) -> dict[str | None, ast.expr]:
 
 
 def _items(value: ast.expr | None) -> dict[str | None, ast.expr]:
-    """Keys and values of ``dict(...)`` or ``{...}`` in a config file."""
+    """Keys and values of ``dict(...)`` or ``{...}`` in a config file; None for computed keys."""
     if isinstance(value, ast.Call):
-        return {keyword.arg: keyword.value for keyword in value.keywords}
+        items = {keyword.arg: keyword.value for keyword in value.keywords}
+        computed = value.args or not isinstance(value.func, ast.Name) or value.func.id != "dict"
+        return {**items, None: value} if computed else items
     if isinstance(value, ast.Dict):
         return {
-            key.value: one
+            key.value if isinstance(key, ast.Constant) else None: one
             for key, one in zip(value.keys, value.values, strict=True)
-            if isinstance(key, ast.Constant)
         }
     return {}
 
@@ -131,6 +143,11 @@ def _refuse(host: Part, cls: type, path: str) -> None:
     if "[" in host.place and not has_host(cls):
         return  # a list replaces the whole list of the base config: its items were all chosen
     advice = _OF_FPN_CARAFE if cls.__name__ == "FPN_CARAFE" else advise(host, cls)
+    if "[" not in host.place and "_delete_" not in advice:
+        advice += (
+            f", or {host.place.rpartition('.')[2]}=dict(_delete_=True, "
+            f"type={host.settings['type']!r}, ...) if nothing of that is to stay"
+        )
     raise UserError(
         f"{host.place}: {host.cls.__name__} takes the place of {upstream_of(host.cls).__name__}, "
         f"but {os.path.basename(path)} has {cls.__name__} there: {advice}"

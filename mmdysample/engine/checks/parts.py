@@ -170,8 +170,7 @@ def _refuse_unknown(place: str, name: str, scope: str | None) -> None:
                 f"{place}: {name!r} belongs to {family}: write {key}='{family}.{name}', unless "
                 f"default_scope of the config, {scope!r}, is wrong"
             )
-    ours = {*list_upsamplers(), UpsampleModel.__name__}
-    if name in ours or name in {host.__name__ for host in _hosts()}:
+    if name in list_upsamplers() or name in {host.__name__ for host in _hosts()}:
         raise UserError(
             f"{place}: {name!r} is not imported: add custom_imports = dict(imports="
             f"['mmdysample.{scope}'], allow_failed_imports=False) to the config"
@@ -270,7 +269,7 @@ def _check_arguments(part: Part) -> None:
         cut_short = ours and any(name.startswith(f"{key}_") for name in taken)
         if exact or cut_short or is_misspelt(key, taken):
             name = getattr(part.cls, "__name__", str(part.cls))
-            hint = inherited(name, key) or did_you_mean(key, taken)
+            hint = did_you_mean(key, taken) + inherited(name, key)
             raise UserError(f"{part.place}: {name} has no argument {key!r}{hint}")
 
 

@@ -51,6 +51,24 @@ IS_MEANT = {
         PAFPN,
         f"pyramid = dict(_delete_=True, {ANEW})\nmodel = dict(neck=pyramid)",
     ),
+    "written-anew-by-other-means": (
+        PAFPN,
+        f"new = dict(_delete_=True, {ANEW})\nmodel = dict(neck=dict(**new))",
+    ),
+    "written-anew-by-a-function": (
+        PAFPN,
+        f"def make(kind):\n    return dict(_delete_=True, type=kind, **{SIZES})\n"
+        "model = dict(neck=make(kind='UpsampleFPN'))",
+    ),
+    "written-anew-by-key": (
+        PAFPN,
+        f"model = dict()\nmodel['neck'] = dict(_delete_=True, {ANEW})",
+    ),
+    "written-anew-in-pieces": (
+        PAFPN,
+        "new = dict(type='UpsampleFPN', _delete_=True)\nmodel = {'neck': {'num_outs': 2, **new, "
+        "'in_channels': [8, 8], 'out_channels': 8}}",
+    ),
     "model-written-anew": (
         PAFPN,
         f"model = dict(_delete_=True, type='RetinaNet', neck=dict({ANEW}))",
@@ -70,6 +88,10 @@ IS_MEANT = {
         "model = dict(roi_head=dict(mask_head=[dict(one, type='UpsampleHTCMaskHead') "
         "for one in _base_.model.roi_head.mask_head]))",
     ),
+    "mmdets-host-for-mmsegs": (
+        f"default_scope = 'mmseg'\nmodel = dict(neck=dict(type='UpsampleFPN', **{SIZES}))\n",
+        "model = dict(neck=dict(type='mmdet.UpsampleFPN'))",
+    ),
     "mmdets-fpn-for-mmsegs": (
         f"default_scope = 'mmseg'\nmodel = dict(neck=dict(type='FPN', **{SIZES}))\n",
         "model = dict(neck=dict(type='mmdet.UpsampleFPN'))",
@@ -86,20 +108,22 @@ SWAP = (
     "write model = dict(type='UpsampleModel', of={{_base_.model.type}}, "
     "upsample_cfg=dict(type='CARAFE'), targets='neck')"
 )
+OR_NECK = ", or neck=dict(_delete_=True, type='UpsampleFPN', ...) if nothing of that is to stay"
 PLACE = "model.neck: UpsampleFPN takes the place of FPN, but before.py has "
+OR_MASK_HEAD = OR_NECK.replace("neck=", "mask_head=").replace("UpsampleFPN", "UpsampleFCNMaskHead")
 MASK_PLACE = "UpsampleFCNMaskHead takes the place of FCNMaskHead, but before.py has "
 REFUSED = {
-    "pafpn": (PAFPN, f"model = dict({HOST})", f"{PLACE}PAFPN there: {SWAP}"),
+    "pafpn": (PAFPN, f"model = dict({HOST})", f"{PLACE}PAFPN there: {SWAP}{OR_NECK}"),
     "pafpn-and-deleted-cfg": (
         base(dict(type="PAFPN", upsample_cfg=dict(mode="nearest"), **SIZES)),
         "model = dict(neck=dict(type='UpsampleFPN', "
         "upsample_cfg=dict(_delete_=True, type='CARAFE')))",
-        f"{PLACE}PAFPN there: {SWAP}",
+        f"{PLACE}PAFPN there: {SWAP}{OR_NECK}",
     ),
     "with-arguments-of-its-own": (
         base(dict(type="HRFPN", pooling_type="AVG", **SIZES)),
         f"model = dict({HOST})",
-        f"{PLACE}HRFPN there: {SWAP}",
+        f"{PLACE}HRFPN there: {SWAP}{OR_NECK}",
     ),
     "carafe": (
         base(dict(type="FPN_CARAFE", order=("conv",), **SIZES)),
@@ -125,13 +149,13 @@ REFUSED = {
         roi_head(dict(type="SCNetMaskHead", conv_to_res=True)),
         "model = dict(roi_head=dict(mask_head=dict(type='UpsampleFCNMaskHead')))",
         f"model.roi_head.mask_head: {MASK_PLACE}SCNetMaskHead there: write "
-        "type='mmdet.UpsampleSCNetMaskHead'",
+        f"type='mmdet.UpsampleSCNetMaskHead'{OR_MASK_HEAD}",
     ),
     "mask-head-that-has-no-host": (
         roi_head(dict(type="CoarseMaskHead")),
         "model = dict(roi_head=dict(mask_head=dict(type='UpsampleFCNMaskHead')))",
         f"model.roi_head.mask_head: {MASK_PLACE}CoarseMaskHead there: nothing of ours takes the "
-        "place of CoarseMaskHead",
+        f"place of CoarseMaskHead{OR_MASK_HEAD}",
     ),
     "pixel-decoder": (
         base({}, type="MaskFormer", panoptic_head=dict(pixel_decoder=dict(type="PixelDecoder"))),
@@ -139,7 +163,9 @@ REFUSED = {
         f"type='UpsampleMSDeformAttnPixelDecoder', {UPSAMPLER})))",
         "model.panoptic_head.pixel_decoder: UpsampleMSDeformAttnPixelDecoder takes the place of "
         "MSDeformAttnPixelDecoder, but before.py has PixelDecoder there: "
-        f"{SWAP.replace('neck', 'panoptic_head.pixel_decoder')}",
+        f"{SWAP.replace('neck', 'panoptic_head.pixel_decoder')}, or "
+        "pixel_decoder=dict(_delete_=True, type='UpsampleMSDeformAttnPixelDecoder', ...) "
+        "if nothing of that is to stay",
     ),
 }
 
@@ -229,13 +255,16 @@ def test_it_is_found_on_the_command_line(tmp_path):
 
 def test_bases_of_other_formats_are_read(tmp_path):
     neck = dict(type="UpsampleFPN", upsample_cfg=dict(type="CARAFE"))
+    anew = dict(_delete_=True, **SIZES, **neck)
     for name, values in {
+        "third.json": dict(_base_="first.json", model=dict(neck=anew)),
         "first.json": dict(default_scope="mmdet", model=dict(neck=dict(type="PAFPN", **SIZES))),
         "second.json": dict(_base_="first.json", model=dict(neck=neck)),
     }.items():
         (tmp_path / name).write_text(json.dumps(values))
     with pytest.raises(UserError, match=r"but first\.json has PAFPN there"):
         check_config(load_config(str(tmp_path / "second.json"), None, ()), ("model",))
+    check_config(load_config(str(tmp_path / "third.json"), None, ()), ("model",))
 
 
 def test_a_base_in_a_package_is_read(tmp_path):

@@ -166,7 +166,7 @@ def test_every_host_is_exported_by_its_family():
 
 def test_a_forgotten_import(monkeypatch):
     monkeypatch.setattr("mmdysample.engine.checks.parts._find", lambda kind, scope: None)
-    for name in ("UpsampleFPN", "DySample", "UpsampleModel"):
+    for name in ("UpsampleFPN", "DySample"):
         cfg = Config(dict(default_scope="mmdet", model=dict(type=name)))
         with pytest.raises(UserError, match=rf"'{name}' is not .*imports=\['mmdysample.mmdet'\]"):
             check_parts(cfg, ["model"])
@@ -201,6 +201,7 @@ def test_a_swapped_model_is_seen_and_so_is_the_one_behind_it():
     [
         (dict(of=None), r"^UpsampleModel needs of: .*of={{_base_.model.type}}"),
         (dict(upsample_cfg=None), "^UpsampleModel needs upsample_cfg: the upsampler, such as"),
+        (dict(of=3), "^UpsampleModel: of must be a type, such as 'YOLOX', got 3$"),
         (dict(of="YOLOXX"), r"model.of: type 'YOLOXX' is not registered \(did you mean 'YOLOX'"),
         (dict(of="Xyzzy"), "model.of: type 'Xyzzy' is not registered$"),
         (dict(of="EncoderDecoder"), "model.of: .* belongs to mmseg: write of='mmseg.EncoderDecod"),
@@ -214,7 +215,8 @@ def test_a_swapped_model_is_seen_and_so_is_the_one_behind_it():
         (dict(upsample_cfg=dict(groups=4)), "upsample_cfg must be a dict with the key 'type'"),
         (
             dict(upsample_cfg=dict(type="CARAFE", groups=4)),
-            "model.upsample_cfg: CARAFE has no argument 'groups'",
+            r"model.upsample_cfg: CARAFE has no argument 'groups' \(did you mean 'up_group'"
+            r".* inherited .* write upsample_cfg=dict\(_delete_=True, type='CARAFE'\)",
         ),
         (dict(targets=[]), "targets is empty; leave it out to swap the whole model"),
         (dict(targets=3), "targets must be a name or a list of names, got 3"),
