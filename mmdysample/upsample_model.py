@@ -96,7 +96,7 @@ def _logged_by_mmengine() -> Iterator[None]:
 
 class _Handler(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
-        print_log(f"upsampling of the model:\n{record.getMessage()}", "current", record.levelno)
+        print_log(record.getMessage(), "current", record.levelno)
 
 
 def is_upsample_model(settings: Mapping) -> bool:
@@ -173,7 +173,13 @@ def example_images(model: nn.Module, image_size: int | Sequence[int] = 256) -> T
     """(1, 3, H, W): zeros of ``image_size`` where the model's parameters are."""
     parameter = next(model.parameters())
     shape = (1, IMAGE_CHANNELS, *image_sides(image_size))
-    return torch.zeros(shape, device=parameter.device, dtype=parameter.dtype)
+    try:
+        return torch.zeros(shape, device=parameter.device, dtype=parameter.dtype)
+    except (RuntimeError, TypeError) as error:  # more than memory holds, or than 64 bits count
+        raise InvalidValue(
+            f"image_size is too large, for there is no memory for images of {shape}; the model "
+            "needs no larger ones than a few times its stride"
+        ) from error
 
 
 def run_features(model: nn.Module, images: Tensor) -> Any:

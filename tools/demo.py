@@ -269,6 +269,7 @@ def call(commands: dict[Path, Command]) -> None:
                 process.wait(timeout=10)
             except subprocess.TimeoutExpired:
                 process.kill()
+                process.wait()
 
 
 def progress(log: Path) -> str:

@@ -321,6 +321,8 @@ def images_for(model: nn.Module, example: Tensor) -> Tensor:
             f"{tuple(example.shape)} of {example.dtype}"
         )
     like = next((p for p in model.parameters() if p.is_floating_point()), example)
+    if example.is_meta and not like.is_meta:
+        raise InvalidValue("example has no values, as it is on the device 'meta'")
     return example.detach().to(like.device, like.dtype)
 
 
@@ -424,16 +426,23 @@ def _plain_tensors(module: nn.Module) -> Iterator[Tensor]:
             yield value
 
 
-def _tensors(values: Any, path: tuple = ()) -> Iterator[tuple[tuple, Tensor]]:
-    """The tensors in nested sequences, mappings and dataclasses, each with the keys to it."""
+def _tensors(values: Any, path: tuple = (), around: tuple = ()) -> Iterator[tuple[tuple, Tensor]]:
+    """The tensors in nested sequences, mappings and dataclasses, each with the keys to it.
+
+    What holds itself is looked into once: ``around`` is what holds ``values``.
+    """
     if isinstance(values, Tensor):
         yield path, values
-    elif isinstance(values, Mapping):
+        return
+    if any(values is each for each in around):
+        return
+    around = (*around, values)
+    if isinstance(values, Mapping):
         for key, value in values.items():
-            yield from _tensors(value, (*path, key))
+            yield from _tensors(value, (*path, key), around)
     elif isinstance(values, (list, tuple)):
         for number, value in enumerate(values):
-            yield from _tensors(value, (*path, number))
+            yield from _tensors(value, (*path, number), around)
     elif is_dataclass(values) and not isinstance(values, type):
         for entry in fields(values):
-            yield from _tensors(getattr(values, entry.name), (*path, entry.name))
+            yield from _tensors(getattr(values, entry.name), (*path, entry.name), around)

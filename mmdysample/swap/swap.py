@@ -53,6 +53,11 @@ def find_upsampling(
             model is compiled, scripted, wrapped for parallel training, or was swapped already.
     """
     _check_model(model)
+    if forward is not None and not callable(forward):
+        raise InvalidType(
+            "forward must be a function, such as lambda model, images: model.backbone(images), got "
+            f"{forward!r}"
+        )
     return sites_of(model, record(model, example, forward))
 
 
@@ -136,7 +141,7 @@ def swap_upsampling(
         restore()
         raise
     last = [_becomes(upsamplers.get(site.name), kept[site.name]) for site in sites]
-    _logger.info("%s", table(sites, "becomes", last))
+    _logger.info("upsampling of the model:\n%s", table(sites, "becomes", last))
     return model
 
 

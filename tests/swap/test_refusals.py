@@ -502,6 +502,13 @@ REFUSED = {
         "stages.0 cannot guide up: it returns (1, 8, 8, 8), and the guide of a map that becomes "
         "(1, 8, 16, 16) has its height and width",
     ),
+    "forward": (
+        Net,
+        DYSAMPLE,
+        dict(forward=3),
+        TypeError,
+        "forward must be a function, such as lambda model, images: model.backbone(images), got 3",
+    ),
     "guides: unguided": (
         Net,
         DYSAMPLE,

@@ -105,3 +105,26 @@ def test_a_module_that_gives_no_multiple_keeps_its_sizes():
     swap_upsampling(model, dict(type="CARAFE"), example)
     wanted = model.up.upsampling["0"](example)[:, :, :57, :57] * 2
     torch.testing.assert_close(model(example), wanted)
+
+
+def test_an_output_that_holds_itself():
+    class Holding(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv2d(3, 8, 2, stride=2)
+            self.head = nn.Conv2d(8, 2, 1)
+
+        def forward(self, images: Tensor) -> dict:
+            output = dict(logits=self.head(F.interpolate(self.conv(images), scale_factor=2)))
+            return dict(output, all=[output, output]) | dict(itself=output.setdefault("o", output))
+
+    (site,) = find_upsampling(Holding(), torch.zeros(1, 3, 32, 32))
+    assert (site.name, site.channels, site.why_kept) == ("upsampling.0", 8, None)
+
+
+def test_an_example_without_values():
+    model = nn.Sequential(nn.Conv2d(3, 8, 2), nn.Upsample(scale_factor=2), nn.Conv2d(8, 2, 1))
+    example = torch.zeros(1, 3, 32, 32, device="meta")
+    with pytest.raises(ValueError, match="example has no values"):
+        find_upsampling(model, example)
+    assert len(find_upsampling(model.to("meta"), example)) == 1

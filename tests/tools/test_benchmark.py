@@ -285,6 +285,7 @@ def test_an_interrupted_run_keeps_what_it_measured(benchmark, monkeypatch, tmp_p
     [
         (["resemble"], "unknown operation 'resemble'; accepted are point_sample, reassemble,"),
         (["--repeats", "0"], "must be an integer >= 1, got '0'"),
+        (["--threads", "100000"], "must be an integer <= 1024, got '100000'"),
         (["--suite", "figure8"], "invalid choice: 'figure8'"),
         (["dysample"], "'ratios' has none of these operations, only point_sample, "),
         (["--out", "/proc/nowhere"], "--out /proc/nowhere cannot be made"),

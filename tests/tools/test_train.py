@@ -130,8 +130,8 @@ def test_interrupt_says_how_to_continue(segmentor, zygote, tmp_path):
     run = zygote.wait(pid)
     assert run.status == 130, run.stderr
     assert "Traceback" not in run.stderr
-    lines = run.stderr.split("\n")[-4:]
-    assert lines == ["to continue: the same command with --resume", "", "interrupted", ""]
+    # A worker of the data loader may have a word after that.
+    assert "to continue: the same command with --resume\n\ninterrupted\n" in run.stderr
 
 
 def test_interrupt_before_a_checkpoint(segmentor, zygote, tmp_path):
@@ -144,7 +144,8 @@ def test_interrupt_before_a_checkpoint(segmentor, zygote, tmp_path):
     os.killpg(pid, signal.SIGINT)
     run = zygote.wait(pid)
     assert run.status == 130, run.stderr
-    assert run.stderr.splitlines()[-1] == "interrupted"
+    # A worker of the data loader may have a word after that.
+    assert "interrupted" in run.stderr.splitlines()
     assert "to continue" not in run.stderr
 
 

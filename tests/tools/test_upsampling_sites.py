@@ -72,8 +72,10 @@ def test_options_change_the_model(call):
         ([DETECTOR, "--image-size", "0"], "--image-size must be one or two whole numbers of at"),
         ([DETECTOR, "--image-size", "1", "2", "3"], "--image-size must be .*, got 1 2 3"),
         ([DETECTOR, "--cfg-options", "model.of=YOLOXX"], "did you mean 'YOLOX'"),
+        ([DETECTOR, "--cfg-options", "model.of=3"], "of must be the type of a model, .*, got 3"),
+        ([DETECTOR, "--image-size", str(10**9)], "image_size is too large, .* 1000000000"),
     ],
-    ids=["no-file", "zero", "three", "of"],
+    ids=["no-file", "zero", "three", "of", "of-a-number", "huge"],
 )
 def test_mistakes(arguments, sentence, call):
     status, stdout, stderr = call(*arguments)

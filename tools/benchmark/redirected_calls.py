@@ -32,7 +32,7 @@ import report
 import torch
 import torch.nn.functional as F
 from measure import DisagreementError, Measurement, seconds
-from run import positive
+from run import positive, threads
 from torch import Tensor, nn
 
 from mmdysample import Upsampler, swap_upsampling
@@ -159,7 +159,7 @@ def parse_args(arguments: list[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="(cpu)")
     parser.add_argument("--repeats", type=positive, default=100, help="timed runs of each (100)")
-    parser.add_argument("--threads", type=positive, help="of PyTorch; default: its own choice")
+    parser.add_argument("--threads", type=threads, help="of PyTorch; default: its own choice")
     parser.add_argument("--out", type=Path, metavar="DIR", help=f"write {OUT_FILE} there")
     args = parser.parse_args(arguments)
     unknown = [name for name in args.models if name not in SUBJECTS]

@@ -34,6 +34,7 @@ from mmdysample.ops.backend import get_backend
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 SUITES = {"ratios": PRIMITIVES, "latency": (*PRIMITIVES, *UPSAMPLERS)}
 REPEATS = {"cpu": 10, "cuda": 50}
+MOST_THREADS = 1024
 OUT_FILE = "results.csv"
 
 
@@ -55,7 +56,7 @@ def parse_args(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--repeats", type=positive, help="timed runs of each: 10 on a CPU, 50 on a GPU"
     )
-    parser.add_argument("--threads", type=positive, help="of PyTorch; default: its own choice")
+    parser.add_argument("--threads", type=threads, help="of PyTorch; default: its own choice")
     parser.add_argument("--out", type=Path, metavar="DIR", help=f"write {OUT_FILE} there")
     args = parser.parse_args(arguments)
     unknown = [name for name in args.operations if name not in names]
@@ -76,6 +77,14 @@ def positive(text: str) -> int:
     value = int(text) if text.isdecimal() else 0
     if value < 1:
         raise argparse.ArgumentTypeError(f"must be an integer >= 1, got {text!r}")
+    return value
+
+
+def threads(text: str) -> int:
+    """`positive`, and few enough for PyTorch, which crashes where it cannot start them."""
+    value = positive(text)
+    if value > MOST_THREADS:
+        raise argparse.ArgumentTypeError(f"must be an integer <= {MOST_THREADS}, got {text!r}")
     return value
 
 

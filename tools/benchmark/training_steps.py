@@ -22,7 +22,7 @@ from measure import Measurement, peak_bytes, seconds
 from mmengine.model import revert_sync_batchnorm
 from mmengine.registry import MODELS, DefaultScope
 from mmengine.structures import PixelData
-from run import positive
+from run import positive, threads
 from torch import nn
 
 from mmdysample import Upsampler
@@ -55,7 +55,7 @@ def parse_args(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--batch-size", type=positive, default=2, help="images in a step (2)")
     parser.add_argument("--crop", type=positive, default=512, help="side of the images (512)")
     parser.add_argument("--repeats", type=positive, default=5, help="timed steps of each (5)")
-    parser.add_argument("--threads", type=positive, help="of PyTorch; default: its own choice")
+    parser.add_argument("--threads", type=threads, help="of PyTorch; default: its own choice")
     parser.add_argument("--out", type=Path, metavar="DIR", help=f"write {OUT_FILE} there")
     args = parser.parse_args(arguments)
     if args.crop % 32:
