@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from torch import Tensor, nn
@@ -363,8 +363,20 @@ def _install(
     for name, plan in plans.items():
         modules[name].__class__ = swapped_class(type(modules[name]))
         modules[name]._upsampling_plan = plan
-    if hasattr(model, "init_weights") and not is_swapped(model):
-        model.__class__ = swapped_class(type(model))
+    for module in _initialized(model):
+        if not is_swapped(module):
+            module.__class__ = swapped_class(type(module))
+
+
+def _initialized(module: nn.Module) -> Iterator[nn.Module]:
+    """The outermost modules around upsamplers that have an `init_weights`, as mmengine's have."""
+    if isinstance(module, Upsampler):
+        return
+    if not hasattr(module, "init_weights"):
+        for child in module.children():
+            yield from _initialized(child)
+    elif any(isinstance(inner, Upsampler) for inner in module.modules()):
+        yield module
 
 
 def _check_reached(

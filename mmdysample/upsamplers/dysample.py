@@ -200,8 +200,8 @@ class DySample(Upsampler):
             if self._starts_at(saved, name):
                 raise InvalidValue(
                     f"the checkpoint's {prefix}init_pos is that of initial_position={name!r}, but "
-                    f"{ours}; set initial_position={name!r} to use the checkpoint, or, where "
-                    "swap_upsampling or UpsampleModel built it with preserve=True, that again"
+                    f"{ours}; set initial_position={name!r}, or preserve=True where "
+                    "swap_upsampling or UpsampleModel builds it, to use the checkpoint"
                 )
         accepted = " or ".join(map(repr, INITIAL_POSITIONS))
         raise InvalidValue(

@@ -97,7 +97,7 @@ HOSTS = {
     "segnet_small": Expected("SegNetHead", *[[128, 64, 32, 16]] * 2),
     "": equal("UpsampleFPN", 256, 3),
 }
-WITHOUT_HOST = ("deeplabv3plus", "fcn", "fpn", "rtmdet", "unet", "yolox")
+WITHOUT_HOST = ("deeplabv3plus", "fcn", "fpn", "pspnet", "rtmdet", "unet", "yolox")
 # SegNet's own is no upsampler for other hosts, and has no preset.
 TYPES = {"max-unpool": "maxunpool"}
 SEGFORMER = "segformer_mit-b1_{}_8xb2-160k_ade20k-512x512"

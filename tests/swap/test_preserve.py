@@ -160,11 +160,13 @@ class Initialized(nn.Module):
         return self.layers(x)
 
 
-def test_the_start_outlasts_the_models_own_initialization():
-    model, images = Initialized().eval(), STAND_INS["YOLO"].example()
+@pytest.mark.parametrize("inside_another", [False, True])
+def test_the_start_outlasts_the_models_own_initialization(inside_another):
+    initialized, images = Initialized(), STAND_INS["YOLO"].example()
+    model = nn.Sequential(initialized).eval() if inside_another else initialized.eval()
     plain = copy.deepcopy(model)
     swap_upsampling(model, dict(type="DySample"), images, preserve=True)
-    model.init_weights()
+    initialized.init_weights()
     own = {key: value for key, value in model.state_dict().items() if key in plain.state_dict()}
     plain.load_state_dict(own)
     assert torch.equal(model(images), plain(images))

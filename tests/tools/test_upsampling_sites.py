@@ -51,6 +51,14 @@ def test_the_document_has_what_is_printed(call):
     assert f"{SEGMENTOR.relative_to(ROOT)}\n```\n\nprints:\n\n```\n{stdout}```" in document
 
 
+def test_pspnet_keeps_everything(call):
+    """It enlarges what it has pooled to 1, 2, 3 and 6 pixels a side."""
+    status, stdout, _ = call(SHAPES / "pspnet_r18-d8_bilinear_shapes.py", "--image-size", 64)
+    _, *sites = stdout.splitlines()
+    assert status == 0 and len(sites) == 4
+    assert all("kept: its ratio changes with the image size" in site for site in sites)
+
+
 def test_a_model_that_does_not_run(call):
     status, _, stderr = call(DETECTOR, "--image-size", 100)
     assert status == 2 and "does not run on images of (1, 3, 100, 100)" in stderr
@@ -72,7 +80,7 @@ def test_options_change_the_model(call):
         ([DETECTOR, "--image-size", "0"], "--image-size must be one or two whole numbers of at"),
         ([DETECTOR, "--image-size", "1", "2", "3"], "--image-size must be .*, got 1 2 3"),
         ([DETECTOR, "--cfg-options", "model.of=YOLOXX"], "did you mean 'YOLOX'"),
-        ([DETECTOR, "--cfg-options", "model.of=3"], "of must be the type of a model, .*, got 3"),
+        ([DETECTOR, "--cfg-options", "model.of=3"], "of must be a type, such as .*, got 3"),
         ([DETECTOR, "--image-size", str(10**9)], "image_size is too large, .* 1000000000"),
     ],
     ids=["no-file", "zero", "three", "of", "of-a-number", "huge"],
