@@ -19,7 +19,7 @@ from mmdysample.errors import UserError
 UPSAMPLER = "upsample_cfg=dict(type='CARAFE')"
 HOST = f"neck=dict(type='UpsampleFPN', {UPSAMPLER})"
 SIZES = dict(in_channels=[8, 8], out_channels=8, num_outs=2)
-ANEW = f"type='UpsampleFPN', in_channels=[8, 8], out_channels=8, num_outs=2, {UPSAMPLER}"
+OTHER = f"type='UpsampleFPN', in_channels=[8, 8], out_channels=8, num_outs=2, {UPSAMPLER}"
 
 
 def base(neck: dict | list, **changes) -> str:
@@ -45,43 +45,46 @@ LISTED = base([dict(type="FPN", **SIZES), DYHEAD])
 MASK_HEADS = roi_head([dict(type="HTCMaskHead", with_conv_res=False), dict(type="HTCMaskHead")])
 IS_MEANT = {
     "fpn": (FPN, f"model = dict({HOST})"),
-    "written-anew": (PAFPN, f"model = dict(neck=dict(_delete_=True, {ANEW}))"),
-    "written-anew-in-braces": (PAFPN, f"model = dict(neck={{'_delete_': True, **dict({ANEW})}})"),
-    "written-anew-in-a-variable": (
+    "replaced": (PAFPN, f"model = dict(neck=dict(_delete_=True, {OTHER}))"),
+    "replaced-in-braces": (
         PAFPN,
-        f"pyramid = dict(_delete_=True, {ANEW})\nmodel = dict(neck=pyramid)",
+        f"model = dict(neck={{'_delete_': True, **dict({OTHER})}})",
     ),
-    "written-anew-by-other-means": (
+    "replaced-in-a-variable": (
         PAFPN,
-        f"new = dict(_delete_=True, {ANEW})\nmodel = dict(neck=dict(**new))",
+        f"pyramid = dict(_delete_=True, {OTHER})\nmodel = dict(neck=pyramid)",
     ),
-    "written-anew-by-a-function": (
+    "replaced-by-other-means": (
+        PAFPN,
+        f"new = dict(_delete_=True, {OTHER})\nmodel = dict(neck=dict(**new))",
+    ),
+    "replaced-by-a-function": (
         PAFPN,
         f"def make(kind):\n    return dict(_delete_=True, type=kind, **{SIZES})\n"
         "model = dict(neck=make(kind='UpsampleFPN'))",
     ),
-    "written-anew-by-key": (
+    "replaced-by-key": (
         PAFPN,
-        f"model = dict()\nmodel['neck'] = dict(_delete_=True, {ANEW})",
+        f"model = dict()\nmodel['neck'] = dict(_delete_=True, {OTHER})",
     ),
-    "written-anew-in-pieces": (
+    "replaced-in-pieces": (
         PAFPN,
         "new = dict(type='UpsampleFPN', _delete_=True)\nmodel = {'neck': {'num_outs': 2, **new, "
         "'in_channels': [8, 8], 'out_channels': 8}}",
     ),
-    "model-written-anew": (
+    "model-replaced": (
         PAFPN,
-        f"model = dict(_delete_=True, type='RetinaNet', neck=dict({ANEW}))",
+        f"model = dict(_delete_=True, type='RetinaNet', neck=dict({OTHER}))",
     ),
     "no-neck-before": (
         "default_scope = 'mmdet'\nmodel = dict(type='RetinaNet')\n",
-        f"model = dict(neck=dict({ANEW}))",
+        f"model = dict(neck=dict({OTHER}))",
     ),
-    "list": (LISTED, f"model = dict(neck=[dict({ANEW}), _base_.model.neck[1]])"),
-    "list-of-one": (LISTED, f"model = dict(neck=[dict({ANEW})])"),
+    "list": (LISTED, f"model = dict(neck=[dict({OTHER}), _base_.model.neck[1]])"),
+    "list-of-one": (LISTED, f"model = dict(neck=[dict({OTHER})])"),
     "list-where-another-neck-was": (
         base([dict(type="PAFPN", **SIZES), DYHEAD]),
-        f"model = dict(neck=[dict({ANEW}), _base_.model.neck[1]])",
+        f"model = dict(neck=[dict({OTHER}), _base_.model.neck[1]])",
     ),
     "mask-heads": (
         MASK_HEADS,
@@ -134,7 +137,7 @@ REFUSED = {
     ),
     "list-deleted": (
         LISTED,
-        f"model = dict(neck=dict(_delete_=True, {ANEW}))",
+        f"model = dict(neck=dict(_delete_=True, {OTHER}))",
         "model.neck: before.py has a list there, which one UpsampleFPN would replace: write "
         "neck=[dict(_base_.model.neck[0], type='UpsampleFPN', upsample_cfg=...), "
         "_base_.model.neck[1]]",
@@ -242,7 +245,7 @@ def test_it_is_found_through_configs_in_between(tmp_path):
     (tmp_path / "first.py").write_text(PAFPN)
     with pytest.raises(UserError, match=r"but first\.py has PAFPN there"):
         check(tmp_path, f"_base_ = 'first.py'\nmodel = dict({HOST})\n", "model = dict(neck=dict())")
-    deleting = f"_base_ = 'first.py'\nmodel = dict(neck=dict(_delete_=True, {ANEW}))\n"
+    deleting = f"_base_ = 'first.py'\nmodel = dict(neck=dict(_delete_=True, {OTHER}))\n"
     check(tmp_path, deleting, "model = dict(neck=dict())")
 
 
@@ -255,9 +258,9 @@ def test_it_is_found_on_the_command_line(tmp_path):
 
 def test_bases_of_other_formats_are_read(tmp_path):
     neck = dict(type="UpsampleFPN", upsample_cfg=dict(type="CARAFE"))
-    anew = dict(_delete_=True, **SIZES, **neck)
+    replacement = dict(_delete_=True, **SIZES, **neck)
     for name, values in {
-        "third.json": dict(_base_="first.json", model=dict(neck=anew)),
+        "third.json": dict(_base_="first.json", model=dict(neck=replacement)),
         "first.json": dict(default_scope="mmdet", model=dict(neck=dict(type="PAFPN", **SIZES))),
         "second.json": dict(_base_="first.json", model=dict(neck=neck)),
     }.items():
