@@ -164,6 +164,13 @@ MMDET = {
         (4, 8, 12, 16),
         tuple((f"upsampling.{k}", 8, 2, "bilinear") for k in range(2)),
     ),
+    "FPN_DropBlock": Host(
+        "mmdet",
+        dict(type="FPN_DropBlock", in_channels=[4, 8, 12, 16], out_channels=8, num_outs=5),
+        (4, 8, 16, 32),
+        (4, 8, 12, 16),
+        tuple((f"upsampling.{k}", 8, 2, "nearest") for k in range(3)),
+    ),
     "PAFPN": Host(
         "mmdet",
         dict(type="PAFPN", in_channels=[4, 8, 12, 16], out_channels=8, num_outs=5),

@@ -1,4 +1,4 @@
-"""List where the model of a config upsamples, and what a swap would do there.
+"""List where the model of a config upsamples, and where no upsampler can stand.
 
     python tools/analysis/upsampling_sites.py configs/yolox/yolox_s_dysample_8xb8-300e_coco.py
 
