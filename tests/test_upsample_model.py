@@ -28,6 +28,7 @@ from torch import Tensor, nn
 
 import mmdysample.mmseg  # noqa: F401 - registers
 from mmdysample import DySample, Upsampler
+from mmdysample.engine.checkpoint import load_checkpoint_file
 from mmdysample.engine.checks.parts import check_parts
 from mmdysample.engine.config import load_config
 from mmdysample.errors import InvalidValue
@@ -520,7 +521,7 @@ def test_training_resuming_testing_and_predicting(name, first, last, tmp_path):
             r"^(neck|backbone|decode_head)\.\S+ .* DySample\(\d+\) ", result.stdout, re.MULTILINE
         )
     whole, parts = (
-        torch.load(tmp_path / run / f"{last}.pth", weights_only=False)["state_dict"]
+        load_checkpoint_file(tmp_path / run / f"{last}.pth")["state_dict"]
         for run in ("whole", "parts")
     )
     assert whole.keys() == parts.keys()
